@@ -14,11 +14,13 @@ mod identity;
 mod limits;
 pub(crate) mod policy;
 mod process;
+mod quotas;
 mod ready;
 mod reload;
 mod replicas;
 mod services;
 mod serving;
+mod usage;
 mod watch;
 
 pub(crate) use dir_lock::DirLock;

@@ -34,6 +34,7 @@ mod studies;
 mod train;
 mod training;
 mod up;
+mod usage;
 mod users;
 
 use crate::{
@@ -122,6 +123,8 @@ enum Command {
     Proposals(proposals::Proposals),
     /// Read the audit list.
     Audit(audit::Audit),
+    /// Show what users have used, and export it for billing.
+    Usage(usage::UsageCommand),
     /// Check a peer policy, and explain what it decides.
     Policy(policy::PolicyCommand),
     /// Look at and migrate the databases; back up and restore all that a mesh keeps.
@@ -360,6 +363,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Training(training) => training.run(&global),
         Command::Proposals(proposals) => proposals.run(&global),
         Command::Audit(audit) => audit.run(&global),
+        Command::Usage(usage) => usage.run(&global),
         Command::Policy(policy) => policy.run(&global),
         Command::Db(database) => database.run(&global),
         Command::Config(config) => config.run(&global),

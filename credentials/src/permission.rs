@@ -55,6 +55,7 @@ const TABLE: &[(&str, Role)] = &[
     ("certificates.revoke_workload", Role::Admin),
     ("apikeys.revoke_any", Role::Admin),
     ("agents.release", Role::Admin),
+    ("usage.read", Role::Admin),
 ];
 
 const NAMES: [&str; TABLE.len()] = {
@@ -223,7 +224,7 @@ mod tests {
         "studies.write",
         "training.write",
     ];
-    const ADMIN: [&str; 18] = [
+    const ADMIN: [&str; 19] = [
         "agents.release",
         "apikeys.read",
         "apikeys.revoke_any",
@@ -240,6 +241,7 @@ mod tests {
         "proposals.apply",
         "proposals.approve",
         "signingkeys.read",
+        "usage.read",
         "users.read",
         "users.write",
     ];

@@ -108,6 +108,7 @@ impl AuditWatch {
     fn is_wanted(&self, code: Code) -> bool {
         let known = self.call.caller().is_some();
         match code {
+            Code::ResourceExhausted if known && self.is_over_quota() => true,
             // Strangers must not be able to fill the trail; they show in metrics.
             Code::Unauthenticated | Code::ResourceExhausted | Code::InvalidArgument if !known => {
                 false
@@ -117,15 +118,19 @@ impl AuditWatch {
         }
     }
 
+    fn is_over_quota(&self) -> bool {
+        let reason = self.reason.get();
+        reason.is_some_and(|reason| reason == reason::QUOTA_EXCEEDED)
+    }
+
     fn record(&self, code: Code) -> Record {
-        let denied = code == Code::PermissionDenied;
-        let kind = if denied {
-            "authz.access.denied"
-        } else {
-            "call"
+        let kind = match code {
+            Code::PermissionDenied => "authz.access.denied",
+            Code::ResourceExhausted if self.is_over_quota() => "usage.quota.exceeded",
+            _ => "call",
         };
         let severity = match self.call.method.rule.audit {
-            _ if denied => Severity::Warning,
+            _ if kind != "call" => Severity::Warning,
             AuditLevel::Critical => Severity::Critical,
             _ => Severity::Info,
         };

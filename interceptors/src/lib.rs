@@ -32,6 +32,7 @@ pub mod stack;
 pub mod store;
 mod stream_guard;
 pub mod trace;
+pub mod usage;
 
 pub use call::{Call, contract};
 pub use policy::{Policy, PolicyHandle};

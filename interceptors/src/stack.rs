@@ -18,6 +18,7 @@ use crate::{
     served::Served,
     stream_guard::{StreamConditions, StreamGuard},
     trace::Trace,
+    usage::Usage,
 };
 use std::{sync::Arc, time::Duration};
 use tars_credentials::View;
@@ -53,6 +54,8 @@ pub struct StackOptions<'a> {
     pub limiter: RateLimiter,
     /// The limit on the calls in flight of the process.
     pub overload: Overload,
+    /// What the callers of the service use.
+    pub usage: Usage,
     /// The methods that the listener serves.
     pub served: Served,
     /// Cancelled when the service takes no more calls: the streams that workloads follow end.
@@ -73,12 +76,13 @@ pub struct Stack {
     flood: FloodGuard,
     authenticate: Authenticate,
     limiter: RateLimiter,
+    usage: Usage,
     guard: Arc<StreamConditions>,
     open: Duration,
     compress: CompressLayer,
 }
 
-type Limited<S> = RateLimit<Compress<S>>;
+type Limited<S> = RateLimit<Checked<Compress<S>, Usage>>;
 type Known<S> = Checked<Checked<Checked<Limited<S>, Places>, Authorise>, Authenticate>;
 type Checks<S> = Checked<Checked<Checked<Known<S>, FloodGuard>, Served>, Admit>;
 
@@ -107,6 +111,7 @@ impl Stack {
             policy,
             limiter,
             overload,
+            usage,
             served,
             stop,
             end_streams,
@@ -130,6 +135,7 @@ impl Stack {
             flood: FloodGuard::new(config.limits.flood_per_second),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
             limiter,
+            usage,
             guard: Arc::new(StreamConditions {
                 stop,
                 end_streams,
@@ -146,7 +152,8 @@ impl<S> Layer<S> for Stack {
 
     fn layer(&self, inner: S) -> Stacked<S> {
         let inner = self.compress.layer(inner);
-        let checks = RateLimitLayer(self.limiter.clone()).layer(inner);
+        let checks = CheckLayer(self.usage.clone()).layer(inner);
+        let checks = RateLimitLayer(self.limiter.clone()).layer(checks);
         let checks = CheckLayer(self.places.clone()).layer(checks);
         let checks = CheckLayer(Authorise(self.policy.clone())).layer(checks);
         let checks = CheckLayer(self.authenticate.clone()).layer(checks);

@@ -123,6 +123,23 @@ pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status
     bounded(Code::ResourceExhausted, &message, details)
 }
 
+/// Creates RESOURCE_EXHAUSTED for a quota of a month: of which dimension, what else programs read, and the time to
+/// wait.
+pub fn quota_exceeded(
+    dimension: &str,
+    message: &str,
+    facts: &[(&str, String)],
+    retry: Duration,
+) -> Status {
+    let facts = facts.iter().map(|(name, fact)| (cut(name), cut(fact)));
+    let facts = facts.chain([("dimension".to_owned(), cut(dimension))]);
+    let facts = facts.collect::<HashMap<_, _>>();
+    let mut details = ErrorDetails::with_error_info(reason::QUOTA_EXCEEDED, DOMAIN, facts);
+    details.set_retry_info(Some(retry));
+    details.add_quota_failure_violation(cut(dimension), cut(message));
+    bounded(Code::ResourceExhausted, message, details)
+}
+
 /// Creates RESOURCE_EXHAUSTED for a full share of the places: whose share, and places of what.
 pub fn share_full(subject: &str, of: &str, retry: Duration) -> Status {
     let what = format!("the {subject} has as many {of} open as it may");
@@ -181,12 +198,13 @@ pub fn reason(status: &Status) -> Option<String> {
 }
 
 /// Whether a status reports a lack of capacity and asks to retry: an exceeded limit or share, a full queue, an
-/// overloaded service. Nothing was done, and the same call may succeed later.
+/// overloaded service. Nothing was done, and the same call may succeed later. A quota that is used up is no lack of
+/// capacity: nobody waits for the next month.
 pub fn is_busy(status: &Status) -> bool {
     let Some(reason) = reason(status) else {
         return false;
     };
-    let is_spent = status.code() == Code::ResourceExhausted;
+    let is_spent = status.code() == Code::ResourceExhausted && reason != reason::QUOTA_EXCEEDED;
     reason == reason::OVERLOADED || (is_spent && status.get_details_retry_info().is_some())
 }
 
@@ -382,6 +400,7 @@ mod tests {
         for other in [
             super::status(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, "x"),
             unavailable("STORE", "x", soon),
+            quota_exceeded("calls", "x", &[], soon),
             internal(),
             Status::resource_exhausted("of somebody else"),
             Status::unavailable("no route"),

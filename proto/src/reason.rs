@@ -60,6 +60,9 @@ reasons! {
     UNKNOWN_METHOD,
     /// The caller exceeds its rate limit.
     RATE_LIMITED,
+    /// The caller has used what its quota allows in this month; the details say of what, how much is left, and
+    /// when the next month begins.
+    QUOTA_EXCEEDED,
     /// The caller has as many calls open as its share allows.
     SHARE_FULL,
     /// The service has as many calls in flight as it can.

@@ -109,6 +109,8 @@ pub struct Rule {
     pub rate: RateClass,
     /// The further limit to which it is charged; `None` for most.
     pub budget: Option<Budget>,
+    /// Whether it is neither counted as usage of its caller nor refused for a quota.
+    pub unmetered: bool,
     /// How it is audited.
     pub audit: AuditLevel,
     /// Its maximum duration; `None` for a stream without one.

@@ -16,7 +16,7 @@ mod telemetry;
 
 pub use database::{Address, Database, Host};
 pub use identity::{Certificates, ClassRule, Credentials, Policy, Trust};
-pub use peers::{Connections, Limits, Overload, Ports, Timeouts};
+pub use peers::{Connections, Limits, Overload, Ports, Quotas, Timeouts};
 pub use places::{Connect, Data, Listen};
 pub use redis::{Endpoint, Redis};
 pub use services::{Automl, Gateway, Hypersync, Orchestration};
@@ -63,6 +63,8 @@ pub struct Config {
     pub limits: Limits,
     /// When calls are shed.
     pub overload: Overload,
+    /// What users may use in a month.
+    pub quotas: Quotas,
     /// Logging.
     pub log: Log,
     /// Traces.

@@ -33,3 +33,4 @@ pub mod stream;
 pub mod targets;
 pub mod tasks;
 pub mod trace;
+pub mod usage;

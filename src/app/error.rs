@@ -97,6 +97,9 @@ pub enum StartError {
     /// The peer policy.
     #[error("policy: {0}")]
     Policy(String),
+    /// The file of quotas.
+    #[error("quotas: {0}")]
+    Quotas(String),
     /// The file of limits.
     #[error("limits: {0}")]
     Limits(String),

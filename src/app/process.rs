@@ -15,6 +15,7 @@ use crate::app::{
     identity::{IdentityManager, IdentityMetrics},
     limits::Limiting,
     policy::PolicyFile,
+    quotas::QuotaFile,
     serving::HealthReporter,
 };
 use members::Member;
@@ -24,7 +25,12 @@ use tars_auth::Vault;
 use tars_certs::{Authority, ClassTable};
 use tars_credentials::View;
 use tars_interceptors::{
-    authenticate::Failures, contract, limits::RateLimiter, metrics::CallMetrics, overload::Overload,
+    authenticate::Failures,
+    contract,
+    limits::RateLimiter,
+    metrics::CallMetrics,
+    overload::Overload,
+    usage::{Usage, UsageMetrics},
 };
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::Audience};
 use tars_runtime::{
@@ -96,6 +102,8 @@ pub struct Process {
     pub(crate) limiter: RateLimiter,
     /// What every service of this process counts its calls in flight by.
     pub(crate) overload: Overload,
+    quotas: QuotaFile,
+    usage_metrics: UsageMetrics,
     pub(crate) authority: Option<Arc<Authority>>,
     /// Auth's database, in a process that has Auth.
     vault: Option<Vault>,
@@ -143,6 +151,8 @@ impl Process {
         self.add_check("policy", self.policy.check());
         self.add_check("stop", self.stopping());
         self.work.background(self.policy.clone().follow());
+        self.add_check("quotas", self.quotas.check());
+        self.work.background(self.quotas.clone().follow());
     }
 
     fn assemble(
@@ -161,6 +171,7 @@ impl Process {
         let metrics = Metrics::default();
         count_tasks(&metrics);
         let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
+        let quotas = QuotaFile::open(&config.quotas, &metrics)?;
         let server = redis(&config)?;
         let group = services
             .iter()
@@ -181,6 +192,8 @@ impl Process {
             policy,
             limiter: limiting.limiter.clone(),
             overload: Overload::new(&config.overload, &metrics),
+            quotas,
+            usage_metrics: UsageMetrics::new(&metrics),
             authority: None,
             vault: None,
             identities: IdentityManager {
@@ -257,6 +270,12 @@ impl Process {
     pub(crate) fn view(&self) -> View {
         let clock = self.clock.clone();
         View::with_elapsed(move || clock.monotonic().since(Monotonic::default()))
+    }
+
+    /// What one service of this process counts.
+    pub(crate) fn usage(&self) -> Usage {
+        let (quotas, metrics) = (self.quotas.handle.clone(), self.usage_metrics.clone());
+        Usage::new(self.clock.clone(), quotas, metrics)
     }
 
     pub(crate) fn condition(&self) -> Condition {

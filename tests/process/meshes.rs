@@ -26,3 +26,5 @@ mod services;
 mod sessions;
 #[path = "meshes/terminal.rs"]
 mod terminal;
+#[path = "meshes/usage.rs"]
+mod usage;

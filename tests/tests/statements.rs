@@ -24,6 +24,10 @@ const PARTS: &[Part] = &[
         services: &SERVICES,
     },
     Part {
+        file: "usage.rs",
+        services: &SERVICES,
+    },
+    Part {
         file: "lease/table.rs",
         services: &SERVICES,
     },
@@ -79,6 +83,11 @@ const SCANS: &[Scan] = &[
         "SELECT COUNT(*) AS waiting FROM audit_outbox",
         Engine::Either,
         "records leave the outbox within a second",
+    ),
+    scan(
+        "SELECT source, number, month, user_id, dimension, amount FROM usage_outbox",
+        Engine::Either,
+        "the first rows in the order of the key",
     ),
     scan(
         "DELETE FROM leases",

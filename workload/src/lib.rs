@@ -7,6 +7,7 @@
 #![deny(missing_docs)]
 
 use std::{error::Error, fmt, path::Path, sync::Arc};
+use tars_interceptors::usage::Usage;
 use tars_mesh::Channel;
 use tars_runtime::{
     bus::Bus,
@@ -85,6 +86,8 @@ pub struct Parts<'a> {
     pub metrics: &'a Metrics,
     /// The calls that this process serves as the service.
     pub calls: CallRecorder,
+    /// What the callers of the service use.
+    pub usage: Usage,
     /// Opens channels to other services.
     pub peers: &'a dyn Dial,
 }

@@ -92,6 +92,12 @@ fn text(message: &DynamicMessage, name: &str) -> Option<String> {
     field(message, name)?.as_str().map(str::to_owned)
 }
 
+fn flag(message: &DynamicMessage, name: &str) -> bool {
+    field(message, name)
+        .and_then(|v| v.as_bool())
+        .unwrap_or_default()
+}
+
 fn number(message: &DynamicMessage, name: &str) -> i32 {
     field(message, name)
         .and_then(|v| v.as_enum_number())
@@ -140,6 +146,7 @@ fn rule(
                 enough: Vec::new(),
                 rate,
                 budget,
+                unmetered: flag(&option, "unmetered"),
                 audit,
                 deadline,
                 grants,
@@ -189,9 +196,7 @@ fn audit(option: &DynamicMessage) -> Result<AuditLevel, String> {
 }
 
 fn principal(option: &DynamicMessage, words: Vocabulary) -> Result<Principal, String> {
-    let public = field(option, "public")
-        .and_then(|v| v.as_bool())
-        .unwrap_or_default();
+    let public = flag(option, "public");
     let permission = text(option, "permission");
     match (public, permission, number(option, "caller")) {
         (true, None, 0) => Ok(Principal::Public),

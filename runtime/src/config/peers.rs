@@ -283,3 +283,18 @@ impl Default for Limits {
         }
     }
 }
+
+/// What one user may use in a calendar month (UTC), over all of their keys. 0 is unlimited.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Quotas {
+    /// A file with other quotas than these, also of single users and roles. Reloaded when it changes; a mistake
+    /// in it stops a start, and later keeps what is in force.
+    pub file: Option<PathBuf>,
+    /// Calls of one user in a month.
+    pub calls: u64,
+    /// Steps of environments that the training runs and searches of one user take in a month.
+    pub training_steps: u64,
+    /// Seconds for which the games of one user are solved in a month.
+    pub solver_seconds: u64,
+}

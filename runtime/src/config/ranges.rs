@@ -15,6 +15,8 @@ const DAY: u64 = 24 * HOUR;
 const YEAR: u64 = 366 * DAY;
 /// A century, in days.
 const CENTURY: u64 = 36_600;
+/// Maximum amount of a month, far below what a sum of two could not hold.
+const QUOTA: u64 = 1_000_000_000_000;
 const GIB: u64 = 1 << 30;
 
 /// What a number may be.
@@ -102,6 +104,9 @@ const RANGES: &[(&str, Range)] = &[
     ),
     ("overload.floor", ShareOf(&["overload.ceiling"])),
     ("overload.ceiling", Between(1, MANY)),
+    ("quotas.calls", Between(0, QUOTA)),
+    ("quotas.training_steps", Between(0, QUOTA)),
+    ("quotas.solver_seconds", Between(0, QUOTA)),
     ("gateway.max_body_bytes", Between(1, GIB)),
     ("gateway.max_header_bytes", Between(1, GIB / 1024)),
     ("gateway.max_connections", Between(1, MANY)),

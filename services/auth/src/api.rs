@@ -6,6 +6,7 @@ mod certificates;
 mod credentials;
 mod sessions;
 mod signing_keys;
+mod usage;
 mod users;
 mod watch;
 
@@ -14,9 +15,10 @@ pub(crate) use watch::start as watch_stream;
 
 use crate::{Auth, Origin};
 use std::sync::Arc;
-use tars_interceptors::Call;
+use tars_interceptors::{Call, usage::Usage};
 use tars_proto::auth::v1::*;
 use tonic::{Request, Status, service::Routes};
+use usage::UsageApi;
 
 /// Implements every service of Auth.
 #[derive(Debug, Clone)]
@@ -25,7 +27,11 @@ pub(crate) struct Api(Arc<Auth>);
 /// All services of Auth for the mesh listener. `max_message` is the limit of that listener, in
 /// bytes, which rejects larger messages with the contract's status; a lower limit here would answer
 /// first.
-pub fn routes(auth: Arc<Auth>, max_message: usize) -> Routes {
+pub fn routes(auth: Arc<Auth>, counting: Usage, max_message: usize) -> Routes {
+    let usage = UsageApi {
+        auth: Arc::clone(&auth),
+        counting,
+    };
     let api = Api(auth);
     let mut routes = Routes::builder();
     routes
@@ -47,6 +53,10 @@ pub fn routes(auth: Arc<Auth>, max_message: usize) -> Routes {
         )
         .add_service(
             audit_service_server::AuditServiceServer::new(api.clone())
+                .max_decoding_message_size(max_message),
+        )
+        .add_service(
+            usage_service_server::UsageServiceServer::new(usage)
                 .max_decoding_message_size(max_message),
         )
         .add_service(

@@ -27,6 +27,7 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod throttle;
+mod usage;
 mod users;
 mod vault;
 

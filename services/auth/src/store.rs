@@ -5,6 +5,7 @@ mod keys;
 mod sealed;
 mod sessions;
 mod signing;
+mod usage;
 mod users;
 
 pub(crate) use changes::{ChangeRow, append_change, changes_after, last_change};
@@ -17,6 +18,10 @@ pub(crate) use sessions::{
     revoke_sessions_of, revoked_sessions, session, use_refresh,
 };
 pub(crate) use signing::{KeyState, SigningKeyRow, insert_signing_key, signing_keys};
+pub(crate) use usage::{
+    Place as UsagePlace, UsageRow, add_usage, changed_usage, counted, drop_sources, next_versions,
+    open_from, put_counted, usage,
+};
 pub(crate) use users::{
     UserRow, all_users, enabled_with_role, insert_user, update_user, user_by_id, user_by_name,
     user_count, users,
@@ -27,6 +32,7 @@ use tars_runtime::{
     audit,
     db::{Db, Isolation, Migration, Read, Write},
     lease::{self, Fence},
+    usage as usage_outbox,
 };
 
 /// The migrations of the database's schema.
@@ -73,6 +79,8 @@ pub const MIGRATIONS: &[Migration] = &[
         "indexes",
         include_str!("../migrations/0011_indexes.sql"),
     ),
+    Migration::new(12, "usage", include_str!("../migrations/0012_usage.sql")),
+    Migration::new(13, "usage outbox", usage_outbox::MIGRATION),
 ];
 
 #[derive(Debug, Clone)]

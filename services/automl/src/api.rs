@@ -95,6 +95,7 @@ impl study_service_server::StudyService for Api {
             steps: asked.steps,
             owner,
             owner_id,
+            allowance: self.automl.usage.allowance_of(&call),
         };
         let row = self.automl.start_study(new).await?;
         let optimization_id = row.id.to_string();
@@ -126,6 +127,7 @@ impl study_service_server::StudyService for Api {
             steps: None,
             owner,
             owner_id,
+            allowance: self.automl.usage.allowance_of(&call),
         };
         let row = self.automl.create_study(new).await?;
         Ok(Response::new(CreateStudyResponse {

@@ -1,7 +1,7 @@
 //! AutoML's errors, and the one table that maps them to gRPC statuses.
 
 use std::{io, time::Duration};
-use tars_interceptors::store;
+use tars_interceptors::{store, usage::OverQuota};
 use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
@@ -39,6 +39,8 @@ pub(crate) enum AutomlError {
     TrialEnded(&'static str),
     #[error("too many studies are running")]
     Busy,
+    #[error(transparent)]
+    OverQuota(#[from] OverQuota),
     #[error("the study was changed concurrently")]
     Conflict,
     #[error(transparent)]
@@ -91,6 +93,7 @@ impl From<AutomlError> for Status {
             AutomlError::StudyFull => fault::precondition(reason::STUDY_FULL, "study", &text),
             AutomlError::ServerRun => fault::precondition(reason::SERVER_RUN, "study", &text),
             AutomlError::TrialEnded(_) => fault::precondition(reason::TRIAL_ENDED, "trial", &text),
+            AutomlError::OverQuota(over) => over.status(),
             AutomlError::Busy => fault::spent(
                 reason::STUDIES_BUSY,
                 "studies",

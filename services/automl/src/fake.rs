@@ -20,6 +20,7 @@ use std::{
     },
     time::Duration,
 };
+use tars_interceptors::usage::{Allowance, Usage};
 use tars_peers::{Evaluation, PeerError, Run, Trainer, Update, seeds};
 use tars_proto::{fault, reason};
 use tars_runtime::{
@@ -87,6 +88,7 @@ pub(crate) fn seeded(n_trials: u32) -> NewStudy {
         steps: Some(100),
         owner: "user:dev".into(),
         owner_id: "dev".into(),
+        allowance: Allowance::default(),
     }
 }
 
@@ -315,6 +317,7 @@ impl Rig {
             // Of its own, as when hints are lost.
             bus: Bus::local(),
             metrics: metrics.clone(),
+            usage: Usage::detached(clock.clone()),
         };
         let automl = Automl::open_at(&place, terms, setup);
         Self {

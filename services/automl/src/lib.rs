@@ -26,6 +26,7 @@ use peers::Peers;
 use retries::Pacing;
 use std::{io, sync::Arc};
 use store::Store;
+use tars_interceptors::usage::Usage;
 use tars_runtime::{
     bus::{Bus, Topic},
     changes::Changes,
@@ -58,6 +59,7 @@ pub struct Automl {
     pacing: Pacing,
     tracer: Tracer,
     trials: Outcomes,
+    usage: Usage,
 }
 
 /// The metrics of trials, by the state in which they end.
@@ -78,6 +80,8 @@ pub(crate) struct Setup {
     pub(crate) tracer: Tracer,
     pub(crate) bus: Bus,
     pub(crate) metrics: Metrics,
+    /// What the callers of the service use.
+    pub(crate) usage: Usage,
 }
 
 impl Automl {
@@ -95,6 +99,7 @@ impl Automl {
             tracer,
             bus,
             metrics,
+            usage,
         } = setup;
         let db = Db::open(database, store::MIGRATIONS).await?;
         // Jitter is drawn apart, so that it takes no seed from a study.
@@ -116,6 +121,7 @@ impl Automl {
             pacing,
             tracer,
             trials: Outcomes::new(&metrics, TRIALS),
+            usage,
         }))
     }
 }

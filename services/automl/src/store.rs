@@ -8,6 +8,7 @@ use tars_runtime::{
         json,
     },
     lease::{self, Fence},
+    usage::{self, Dimension, Item, Month},
 };
 use tars_search::{Assignment, Pruner, Sampler, Space};
 use uuid::Uuid;
@@ -19,6 +20,12 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(4, "leases", lease::MIGRATION),
     Migration::new(5, "events", include_str!("../migrations/0005_events.sql")),
     Migration::new(6, "change numbers", changes::MIGRATION),
+    Migration::new(7, "usage outbox", usage::MIGRATION),
+    Migration::new(
+        8,
+        "counted steps",
+        include_str!("../migrations/0008_counted_steps.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,6 +121,8 @@ pub(crate) struct TrialRow {
     pub(crate) ended_us: Option<i64>,
     /// The number of the trial's last change among those of its study.
     pub(crate) event: i64,
+    /// The steps that are counted as used: the most that one of its attempts has reported.
+    pub(crate) counted: u64,
 }
 
 /// How far a study is.
@@ -174,6 +183,7 @@ impl FromRow for TrialRow {
             started_us: row.get("started_us")?,
             ended_us: row.get("ended_us")?,
             event: row.get("event")?,
+            counted: row.number("counted")?,
         })
     }
 }
@@ -209,18 +219,26 @@ const INSERT_STUDY: &str = "INSERT INTO studies (id, agent_id, agent_type, envir
 const END_STUDY: &str = "UPDATE studies SET state = $1, error = $2, completed_us = $3, events = events + 1 \
                          WHERE id = $4 AND state = 'running'";
 const TRIAL: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, \
-                     ended_us, event FROM trials WHERE study_id = $1 AND number = $2";
+                     ended_us, event, counted FROM trials WHERE study_id = $1 AND number = $2";
 const TRIALS: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, \
-                      ended_us, event FROM trials WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3";
+                      ended_us, event, counted FROM trials WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3";
 const CHANGED_TRIALS: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, \
-                              started_us, ended_us, event FROM trials WHERE study_id = $1 AND event > $2 \
+                              started_us, ended_us, event, counted FROM trials WHERE study_id = $1 AND event > $2 \
                               ORDER BY event LIMIT $3";
 const INSERT_TRIAL: &str = "INSERT INTO trials (study_id, number, state, parameters, score, intermediate, attempt, \
                             error, started_us, ended_us, event) \
                             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
                             ON CONFLICT (study_id, number) DO NOTHING";
+/// A row that was read before its last report takes nothing back of what is counted.
 const UPDATE_TRIAL: &str = "UPDATE trials SET state = $1, score = $2, intermediate = $3, attempt = $4, error = $5, \
-                            ended_us = $6, event = $7 WHERE study_id = $8 AND number = $9 AND state = 'running'";
+                            ended_us = $6, event = $7, \
+                            counted = CASE WHEN counted < $8 THEN $8 ELSE counted END WHERE study_id = $9 AND number = $10 AND state = 'running'";
+const BUDGET: &str = "SELECT CAST(COALESCE(SUM(n_trials * steps), 0) AS BIGINT) AS budget FROM studies \
+                      WHERE owner_id = $1 AND state = 'running' AND server_run";
+/// What trials have taken of it, and what those that have ended will not take.
+const SPENT: &str = "SELECT CAST(COALESCE(SUM(CASE t.state WHEN 'running' THEN t.counted ELSE s.steps END), 0) AS BIGINT) \
+                     AS spent FROM studies s JOIN trials t ON t.study_id = s.id \
+                     WHERE s.owner_id = $1 AND s.state = 'running' AND s.server_run";
 const COUNT_ENDED: &str =
     "SELECT COUNT(*) AS ended FROM trials WHERE study_id = $1 AND state <> 'running'";
 
@@ -320,6 +338,45 @@ impl Store {
 pub(crate) async fn study_in(db: &mut impl Fetch, id: Uuid) -> Result<StudyRow, AutomlError> {
     let found = db.optional(Query::new(STUDY).bind(id)).await?;
     found.ok_or_else(|| no_study(id))
+}
+
+/// The steps that the studies of a user may still take.
+pub(crate) async fn promised_steps(
+    db: &mut impl Fetch,
+    owner_id: &str,
+) -> Result<u64, AutomlError> {
+    let budget: i64 = db
+        .value(Query::new(BUDGET).bind(owner_id), "budget")
+        .await?;
+    let spent: i64 = db.value(Query::new(SPENT).bind(owner_id), "spent").await?;
+    Ok(u64::try_from(budget.saturating_sub(spent)).unwrap_or_default())
+}
+
+/// Counts the steps of a trial up to the given one, and remembers that in its row, which the caller writes. What an
+/// earlier attempt has taken is counted already.
+pub(crate) async fn count_steps(
+    tx: &mut Transaction,
+    study: &StudyRow,
+    row: &mut TrialRow,
+    step: u64,
+    month: Month,
+) -> Result<u64, AutomlError> {
+    let reached = step.min(study.steps);
+    let taken = reached.saturating_sub(row.counted);
+    if taken == 0 || !study.server_run || study.owner_id.is_empty() {
+        return Ok(0);
+    }
+    row.counted = reached;
+    let item = Item {
+        source: format!("trial:{}/{}", study.id, row.number),
+        number: i64::try_from(reached).unwrap_or(i64::MAX),
+        month,
+        user_id: study.owner_id.clone(),
+        dimension: Dimension::TrainingSteps,
+        amount: taken,
+    };
+    usage::insert(tx, &item).await?;
+    Ok(taken)
 }
 
 /// Finds a study, if it was written.
@@ -444,6 +501,7 @@ pub(crate) async fn update_running_trial(
         .bind(&row.error)
         .bind(row.ended_us)
         .bind(row.event)
+        .bind(i64::try_from(row.counted).unwrap_or(i64::MAX))
         .bind(row.study_id)
         .bind(row.number);
     Ok(tx.execute(update).await?.swap())

@@ -6,6 +6,7 @@ use crate::{
     store::{self, StudyRow, StudyState, TrialRow, TrialState, warmup},
 };
 use std::sync::Arc;
+use tars_interceptors::usage::Allowance;
 use tars_runtime::{
     audit::{self, Record},
     db::{Swap, Transaction, Write},
@@ -13,6 +14,7 @@ use tars_runtime::{
     page,
     tasks::to_the_end,
     trace,
+    usage::{self, Dimension},
 };
 use tars_search::{Direction, Observation, Pruner, Sampler, Space};
 use uuid::Uuid;
@@ -36,6 +38,8 @@ pub(crate) struct NewStudy {
     pub(crate) steps: Option<u64>,
     pub(crate) owner: String,
     pub(crate) owner_id: String,
+    /// What that owner may use.
+    pub(crate) allowance: Allowance,
 }
 
 /// A study with its counts and its best trial.
@@ -141,16 +145,37 @@ impl Automl {
             started_us: self.clock.now_us(),
             completed_us: None,
         };
+        let allowance = new.allowance;
         let record = Record::new(&self.clock, "automl", "study.created")
             .caller(&row.owner)
             .resource(row.id.to_string())
             .detail("agent", &row.agent_id)
             .detail("trials", row.n_trials);
         let mut tx = self.store.begin("studies.create").await?;
+        self.ensure_within_quota(&mut tx, &row, &allowance).await?;
         store::insert_study(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit_with_proof(store::proof_of_study(row.id)).await?;
         Ok(row)
+    }
+
+    /// Refuses a study whose steps do not fit into what its owner has left. What their other studies may still take
+    /// is promised to these.
+    async fn ensure_within_quota(
+        &self,
+        tx: &mut Transaction,
+        row: &StudyRow,
+        allowance: &Allowance,
+    ) -> Result<(), AutomlError> {
+        let (dimension, month) = (Dimension::TrainingSteps, self.usage.month());
+        if !row.server_run || allowance.of(dimension).is_none() {
+            return Ok(());
+        }
+        let promised = store::promised_steps(tx, &row.owner_id).await?;
+        let waiting = usage::waiting(tx, &row.owner_id, dimension, month).await?;
+        let steps = row.steps.saturating_mul(u64::from(row.n_trials));
+        let more = promised.saturating_add(waiting);
+        Ok(self.usage.check_steps(allowance, more, steps)?)
     }
 
     pub(crate) async fn study_view(&self, id: Uuid) -> Result<StudyView, AutomlError> {
@@ -219,6 +244,7 @@ impl Automl {
                 started_us: self.clock.now_us(),
                 ended_us: None,
                 event: 0,
+                counted: 0,
             };
             let mut tx = self.store.begin_owned("trials.ask", fence).await?;
             expect_running(&mut tx, study.id).await?;
@@ -277,12 +303,15 @@ impl Automl {
             Ok(_) => {}
             Err(at) => row.intermediate.insert(at, (step, value)),
         }
+        let month = self.usage.month();
+        let counted = store::count_steps(&mut tx, study, &mut row, step, month).await?;
         store::number_event(&mut tx, &mut row).await?;
         let updated = store::update_running_trial(&mut tx, &row).await?;
         updated.or(AutomlError::Conflict)?;
         // Read before the commit, so that a durable report is not answered with an error.
         let others = store::trials_in(&mut tx, study.id).await?;
         self.commit(tx).await?;
+        self.usage.record_steps(counted);
         let others: Vec<&[(u64, f64)]> = others
             .iter()
             .filter(|t| t.state == TrialState::Complete)
@@ -316,6 +345,13 @@ impl Automl {
         row.score = score;
         row.error = error.chars().take(1024).collect();
         row.ended_us = Some(self.clock.now_us());
+        let counted = match state {
+            TrialState::Complete => {
+                let month = self.usage.month();
+                store::count_steps(&mut tx, study, &mut row, study.steps, month).await?
+            }
+            _ => 0,
+        };
         store::number_event(&mut tx, &mut row).await?;
         let updated = store::update_running_trial(&mut tx, &row).await?;
         updated.or(AutomlError::Conflict)?;
@@ -324,6 +360,7 @@ impl Automl {
             self.finish_in(&mut tx, study.id).await?;
         }
         self.commit_end(tx, &row).await?;
+        self.usage.record_steps(counted);
         Ok(row)
     }
 

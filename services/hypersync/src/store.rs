@@ -16,6 +16,7 @@ use tars_runtime::{
         json,
     },
     lease::{self, Fence},
+    usage,
 };
 use uuid::Uuid;
 
@@ -25,6 +26,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(3, "claims", include_str!("../migrations/0003_claims.sql")),
     Migration::new(4, "leases", lease::MIGRATION),
     Migration::new(5, "change numbers", changes::MIGRATION),
+    Migration::new(6, "usage outbox", usage::MIGRATION),
 ];
 
 /// The state of a proposal's assessment.

@@ -127,7 +127,9 @@ impl orchestration_service_server::OrchestrationService for Api {
         let call = Call::of(&request)?;
         let asked = request.into_inner();
         if !asked.session_id.is_empty() {
-            let stepped = self.0.step_session(sessions::step_call(&call, asked)?);
+            let allowance = self.0.usage.allowance_of(&call);
+            let step = sessions::step_call(&call, allowance, asked)?;
+            let stepped = self.0.step_session(step);
             return Ok(Response::new(sessions::stepped(stepped.await?)));
         }
         sessions::refuse_without_session(&asked)?;

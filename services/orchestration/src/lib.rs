@@ -50,6 +50,7 @@ use sessions::LastDistance;
 use solvers::Solvers;
 use std::{io, path::Path, sync::Arc, time::Duration};
 use store::Store;
+use tars_interceptors::usage::Usage;
 use tars_runtime::{
     blobs::Blobs,
     bus::{Bus, Topic},
@@ -102,6 +103,7 @@ pub struct Orchestration {
     owners: Changes,
     clock: Clock,
     solvers: Solvers,
+    usage: Usage,
     /// How far the agents were from an equilibrium when it was last measured here.
     nash: LastDistance,
     seeds: Seeds,
@@ -127,6 +129,8 @@ pub(crate) struct Setup {
     pub(crate) metrics: Metrics,
     /// The calls that this process serves as the service.
     pub(crate) calls: CallRecorder,
+    /// What the callers of the service use.
+    pub(crate) usage: Usage,
     /// How many calls it serves at once.
     pub(crate) places: usize,
 }
@@ -143,14 +147,16 @@ impl Setup {
             governed_promotion: false,
             ..config::Orchestration::default()
         };
+        let clock = Clock::manual(Duration::from_secs(1_700_000_000));
         Self {
             settings,
-            clock: Clock::manual(std::time::Duration::from_secs(1_700_000_000)),
             hosts: HostTerms::default(),
             seeds,
             bus: Bus::local(),
             metrics: Metrics::default(),
             calls: CallRecorder::default(),
+            usage: Usage::detached(clock.clone()),
+            clock,
             places: 64,
         }
     }
@@ -171,6 +177,7 @@ impl Orchestration {
             bus,
             metrics,
             calls,
+            usage,
             places,
         } = setup;
         tars_certs::secret::create_dir(dir)?;
@@ -212,6 +219,7 @@ impl Orchestration {
             owners,
             clock,
             solvers: Solvers::new(solvers),
+            usage,
             nash: LastDistance::register(&metrics),
             seeds,
             runs_ended: Outcomes::new(&metrics, TRAINING_RUNS),

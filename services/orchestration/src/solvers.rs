@@ -12,6 +12,7 @@ use std::{
     },
 };
 use tars_games::{Control, Point};
+use tars_interceptors::usage::Solving;
 use tokio::{
     sync::{Semaphore, mpsc},
     time::Instant,
@@ -130,10 +131,11 @@ impl Solvers {
         })
     }
 
-    /// Runs a solve once a thread is free.
+    /// Runs a solve once a thread is free, and counts the time that it takes.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         caller: &str,
+        solving: Solving,
         watch: Watch,
         work: impl FnOnce(&Watch) -> T + Send + 'static,
     ) -> Result<T, OrchestrationError> {
@@ -148,20 +150,37 @@ impl Solvers {
             .await
             .map_err(closed)?;
         let _stop = StopOnDrop(Arc::clone(&watch.gone));
-        let solving = tokio::task::spawn_blocking(move || {
+        let solved = tokio::task::spawn_blocking(move || {
             let _held = (place, turn, thread);
-            work(&watch)
+            solving.time(|| work(&watch))
         });
-        solving
+        solved
             .await
             .map_err(|_| OrchestrationError::Worker("the solver stopped"))
     }
+}
+
+/// When a solve has to end that has to end at `until` anyway.
+pub(crate) fn solver_time(solving: &Solving, until: Option<Instant>) -> Option<Instant> {
+    let most = solving
+        .most()
+        .and_then(|most| Instant::now().checked_add(most));
+    most.into_iter().chain(until).min()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
+    use tars_interceptors::usage::{Allowance, Usage};
+    use tars_runtime::clock::Clock;
+
+    fn free() -> Solving {
+        let usage = Usage::detached(Clock::system());
+        usage
+            .begin_solve(&Allowance::default(), None, None)
+            .unwrap()
+    }
 
     fn until_stopped(watch: &Watch) {
         while !watch.is_stopped() {
@@ -175,9 +194,11 @@ mod tests {
         let waiting: Vec<_> = (0..OF_ONE_CALLER)
             .map(|_| {
                 let solvers = Arc::clone(&solvers);
-                tokio::spawn(
-                    async move { solvers.run("one", Watch::default(), until_stopped).await },
-                )
+                tokio::spawn(async move {
+                    solvers
+                        .run("one", free(), Watch::default(), until_stopped)
+                        .await
+                })
             })
             .collect();
         let solves = || solvers.callers.lock().get("one").map(|c| c.solves);
@@ -185,12 +206,18 @@ mod tests {
             tokio::task::yield_now().await;
         }
         // The first caller has only its share of the threads, so another is served.
-        solvers.run("two", Watch::default(), |_| ()).await.unwrap();
-        let refused = solvers.run("one", Watch::default(), |_| ()).await;
+        solvers
+            .run("two", free(), Watch::default(), |_| ())
+            .await
+            .unwrap();
+        let refused = solvers.run("one", free(), Watch::default(), |_| ()).await;
         assert!(matches!(refused, Err(OrchestrationError::SolversBusy)));
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
         // The cancelled solves stop, so others get their threads.
-        solvers.run("two", Watch::default(), |_| ()).await.unwrap();
+        solvers
+            .run("two", free(), Watch::default(), |_| ())
+            .await
+            .unwrap();
         for solve in waiting {
             assert!(solve.await.unwrap_err().is_cancelled());
         }
@@ -203,6 +230,9 @@ mod tests {
     async fn a_solve_stops_at_its_deadline() {
         let solvers = Solvers::new(1);
         let watch = Watch::until(Some(Instant::now() + Duration::from_millis(5)));
-        solvers.run("one", watch, until_stopped).await.unwrap();
+        solvers
+            .run("one", free(), watch, until_stopped)
+            .await
+            .unwrap();
     }
 }

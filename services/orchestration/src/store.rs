@@ -30,8 +30,8 @@ pub(crate) use plans::{
 };
 pub(crate) use reports::{AgentReport, Group, Report, drop_old_reports, insert_reports};
 pub(crate) use runs::{
-    Others, RunRow, RunState, Unfinished, complete_run, end_run, insert_run, leave_run, paused,
-    proof_of_run, run_in, set_state, unfinished,
+    Others, RunRow, RunState, Unfinished, complete_run, count_steps, end_run, insert_run,
+    leave_run, paused, promised_steps, proof_of_run, run_in, set_state, unfinished,
 };
 pub(crate) use sessions::{
     SessionBody, SessionRow, close_session, delete_old_sessions, insert_session, open_sessions,
@@ -53,6 +53,7 @@ use tars_runtime::{
         json,
     },
     lease::{self, Fence},
+    usage,
 };
 
 pub(crate) const MIGRATIONS: &[Migration] = &[
@@ -155,6 +156,12 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         31,
         "decisions",
         include_str!("../migrations/0031_decisions.sql"),
+    ),
+    Migration::new(32, "usage outbox", usage::MIGRATION),
+    Migration::new(
+        33,
+        "owners of runs",
+        include_str!("../migrations/0033_owners_of_runs.sql"),
     ),
 ];
 

@@ -22,6 +22,7 @@ impl Workload for Orchestration {
             bus: parts.bus,
             metrics: parts.metrics.clone(),
             calls: parts.calls,
+            usage: parts.usage,
             places: parts.config.connections.max_in_flight,
         };
         let terms = |db: &Db| Terms::of(db, parts.dir);

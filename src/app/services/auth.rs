@@ -2,7 +2,7 @@
 //! certificate, and a view of credentials that it fills itself.
 
 use super::{
-    follow::{SHIPPING_GRACE, watch_freshness},
+    follow::{SHIPPING_GRACE, keep_usage, watch_freshness},
     keep_leases,
     layers::{bootstrap, limits, serve},
     observe_database,
@@ -47,13 +47,17 @@ pub(crate) async fn start(
     watch_freshness(process, Service::Auth, &view);
     process.work.background(Arc::clone(&auth).run());
     let db = auth.db().clone();
+    let usage = process.usage();
+    keep_usage(process, Service::Auth, &usage, &db, Arc::clone(&auth));
     if let Some(joiners) = joiners {
         let most = limits(process, Admission::Joiners).max_message_bytes;
         let routes = tars_auth::bootstrap_routes(Arc::clone(&auth), most);
-        bootstrap(process, joiners, routes, view.clone(), db.clone())?;
+        let known = (view.clone(), usage.clone());
+        bootstrap(process, joiners, routes, known, db.clone())?;
     }
-    let routes = tars_auth::routes(auth, process.config().connections.max_message_bytes);
-    serve(process, Service::Auth, listener, routes, view, db).await?;
+    let most = process.config().connections.max_message_bytes;
+    let routes = tars_auth::routes(auth, usage.clone(), most);
+    serve(process, Service::Auth, listener, routes, view, usage, db).await?;
     Ok(first)
 }
 

@@ -1,13 +1,21 @@
 //! How a service follows Auth: the watch stream that fills its view of credentials, the report of
 //! what it trusts, and the outbox that carries its audit records.
 
-use crate::app::{Process, Service, StartError, audit, watch};
-use std::time::Duration;
+use crate::app::{
+    Process, Service, StartError, audit,
+    usage::{self, Counter},
+    watch,
+};
+use std::{sync::Arc, time::Duration};
 use tars_credentials::View;
-use tars_interceptors::client::{Credentials, outgoing};
+use tars_interceptors::{
+    client::{Credentials, outgoing},
+    usage::Usage,
+};
 use tars_mesh::{Channel, MAX_RESPONSE};
 use tars_proto::auth::v1::{
     audit_service_client::AuditServiceClient, credential_service_client::CredentialServiceClient,
+    usage_service_client::UsageServiceClient,
 };
 use tars_runtime::{
     config::Connect,
@@ -18,14 +26,18 @@ use tars_runtime::{
 /// How long Auth may be out of reach before readiness shows it: a restart of Auth takes less.
 pub(super) const SHIPPING_GRACE: Duration = Duration::from_secs(10);
 
-/// Follows Auth, and carries the outbox of audit records to it. Returns the view that Auth fills.
+/// Follows Auth, and carries the outboxes of audit records and of usage to it. Returns the view that Auth fills.
 pub(super) fn follow_auth(
     process: &Process,
     service: Service,
     connect: &Connect,
+    usage: &Usage,
     db: Db,
 ) -> Result<View, StartError> {
     let (view, channel) = watch_auth(process, service, connect)?;
+    let counter = UsageServiceClient::new(outgoing(channel.clone(), Credentials::Own))
+        .max_decoding_message_size(MAX_RESPONSE);
+    keep_usage(process, service, usage, &db, counter);
     let client = AuditServiceClient::new(outgoing(channel, Credentials::Own))
         .max_decoding_message_size(MAX_RESPONSE);
     let (stop, shipped) = (process.work.background_token(), process.condition());
@@ -33,6 +45,33 @@ pub(super) fn follow_auth(
     process.add_check(&format!("{}.audit_shipping", service.as_str()), check);
     process.work.last(audit::ship(db, client, stop, shipped));
     Ok(view)
+}
+
+/// Writes what a service counts into its outbox, and carries that to Auth.
+pub(super) fn keep_usage(
+    process: &Process,
+    service: Service,
+    usage: &Usage,
+    db: &Db,
+    counter: impl Counter,
+) {
+    let (name, stop) = (service.as_str(), process.work.background_token());
+    let (stored, shipped) = (process.condition(), process.condition());
+    let check = stored.check("usage waits for the database", SHIPPING_GRACE);
+    process.add_check(&format!("{name}.usage_store"), check);
+    let check = shipped.check("usage waits for Auth", SHIPPING_GRACE);
+    process.add_check(&format!("{name}.usage_shipping"), check);
+    let written = Arc::default();
+    process.work.last(usage::write(
+        db.clone(),
+        usage.clone(),
+        Arc::clone(&written),
+        stop.clone(),
+        stored,
+    ));
+    let (db, usage) = (db.clone(), usage.clone());
+    let ship = usage::ship(db, usage, counter, written, stop, shipped);
+    process.work.last(ship);
 }
 
 /// Follows what Auth pushes, and reports to Auth what this service trusts.

@@ -5,7 +5,7 @@ use crate::app::{Process, Service, StartError, audit, serving::HealthReporter};
 use std::{sync::Arc, time::Duration};
 use tars_certs::PeerClass;
 use tars_credentials::View;
-use tars_interceptors::{Stack, StackOptions, contract, served::Served};
+use tars_interceptors::{Stack, StackOptions, contract, served::Served, usage::Usage};
 use tars_mesh::{Admission, Health, ServeOptions};
 use tars_proto::{DESCRIPTOR_SET, table::Method};
 use tars_runtime::{
@@ -31,12 +31,13 @@ pub(super) async fn serve(
     listener: TcpListener,
     routes: Routes,
     view: View,
+    usage: Usage,
     db: Db,
 ) -> Result<(), StartError> {
     let served =
         Served::new(|m| m.workload().is_none_or(|w| w == service.as_str()) && !for_joiners(m));
     let (name, audit) = (service.as_str(), audit_queue(process, service.as_str(), db));
-    let stack = stack(process, service, name, served, view, audit)?;
+    let stack = stack(process, service, name, served, (view, usage), audit)?;
     let routes = with_infrastructure(process, service, routes).await?;
     listen(process, service, Admission::Mutual, listener, stack, routes)
 }
@@ -78,7 +79,7 @@ fn stack(
     service: Service,
     listener: &str,
     served: Served,
-    view: View,
+    (view, usage): (View, Usage),
     audit: mpsc::Sender<Record>,
 ) -> Result<Stack, StartError> {
     Ok(Stack::new(StackOptions {
@@ -94,6 +95,7 @@ fn stack(
         policy: process.policy.handle.clone(),
         limiter: process.limiter.clone(),
         overload: process.overload.clone(),
+        usage,
         served,
         stop: process.work.stop_token(),
         end_streams: process.work.end_streams_token(),
@@ -158,14 +160,15 @@ pub(super) fn bootstrap(
     process: &Process,
     listener: TcpListener,
     routes: Routes,
-    view: View,
+    (view, usage): (View, Usage),
     db: Db,
 ) -> Result<(), StartError> {
     let (served, audit) = (
         Served::new(for_joiners),
         audit_queue(process, "bootstrap", db),
     );
-    let stack = stack(process, Service::Auth, "bootstrap", served, view, audit)?;
+    let known = (view, usage);
+    let stack = stack(process, Service::Auth, "bootstrap", served, known, audit)?;
     let admission = Admission::Joiners;
     listen(process, Service::Auth, admission, listener, stack, routes)
 }

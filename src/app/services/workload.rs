@@ -3,6 +3,7 @@
 use super::{follow::follow_auth, keep_leases, layers::serve, observe_database};
 use crate::app::{Process, Service, StartError};
 use std::sync::Arc;
+use tars_interceptors::usage::Usage;
 use tars_mesh::Channel;
 use tars_runtime::{config::Connect, seeds::Seeds};
 use tars_workload::{Dial, OpenError, Parts, Workload};
@@ -15,27 +16,29 @@ pub(super) async fn start<W: Workload>(
     listener: TcpListener,
     connect: &Connect,
 ) -> Result<(), StartError> {
-    let workload = open::<W>(process, service, connect).await?;
+    let usage = process.usage();
+    let workload = open::<W>(process, service, connect, usage.clone()).await?;
     let (name, db) = (service.as_str(), workload.db().clone());
     observe_database(process, service, &db);
     for (what, check) in workload.checks() {
         process.add_check(&format!("{name}.{what}"), check);
     }
     keep_leases(process, service, workload.leases());
-    let view = follow_auth(process, service, connect, db.clone())?;
+    let view = follow_auth(process, service, connect, &usage, db.clone())?;
     let resume = Arc::clone(&workload).resume();
     process.unfinished.lock().push(Box::pin(async move {
         resume.await.map_err(|source| failed(service, source))
     }));
     let max_message_bytes = process.config().connections.max_message_bytes;
     let routes = workload.routes(max_message_bytes);
-    serve(process, service, listener, routes, view, db).await
+    serve(process, service, listener, routes, view, usage, db).await
 }
 
 async fn open<W: Workload>(
     process: &Process,
     service: Service,
     connect: &Connect,
+    usage: Usage,
 ) -> Result<Arc<W>, StartError> {
     let peers = Peers {
         process,
@@ -52,6 +55,7 @@ async fn open<W: Workload>(
         tracer: process.tracer(service)?,
         metrics: process.metrics(),
         calls: process.call_metrics.recorder(service.as_str()),
+        usage,
         peers: &peers,
     };
     W::open(parts)

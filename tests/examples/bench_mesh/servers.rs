@@ -12,7 +12,7 @@ use tars_certs::{ClassTable, IdentityHandle, Revocations};
 use tars_credentials::{Claims, Permissions, View, token};
 use tars_interceptors::{
     Policy, PolicyHandle, Stack, StackOptions, authenticate::Failures, contract,
-    limits::RateLimiter, metrics::CallMetrics, overload::Overload, served::Served,
+    limits::RateLimiter, metrics::CallMetrics, overload::Overload, served::Served, usage::Usage,
 };
 use tars_mesh::{Admission, ConnectionTable, MeshMetrics, ServeOptions};
 use tars_proto::auth::v1::{Jwk, RoleView, WatchCredentialsResponse};
@@ -232,6 +232,7 @@ fn stack(
         failures: Failures::new(metrics),
         limiter: RateLimiter::new(&config.limits, clock.clone()),
         overload: Overload::new(&config.overload, metrics),
+        usage: Usage::detached(clock.clone()),
         audit,
         policy: PolicyHandle::new(Policy::contract(contract()?)),
         served: Served::new(|_| true),

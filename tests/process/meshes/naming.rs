@@ -17,6 +17,8 @@ fn a_command_is_refused_rather_than_sent_to_another_mesh() {
     for args in [
         vec!["users", "list"],
         vec!["audit", "list"],
+        vec!["usage", "show"],
+        vec!["usage", "export"],
         vec!["studies", "list"],
         vec!["studies", "create"],
         vec!["proposals", "list"],

@@ -15,6 +15,7 @@ use tars_interceptors::{
     metrics::CallMetrics,
     overload::Overload,
     served::Served,
+    usage::Usage,
 };
 use tars_proto::timeout;
 use tars_runtime::{config::Config, metrics::Metrics, trace::Tracer};
@@ -97,7 +98,8 @@ fn layers() -> Stack {
         tracer: Tracer::disabled(),
         call_metrics: CallMetrics::new(&metrics),
         failures: Failures::new(&metrics),
-        limiter: RateLimiter::new(&config.limits, clock),
+        limiter: RateLimiter::new(&config.limits, clock.clone()),
+        usage: Usage::detached(clock),
         overload: Overload::new(&config.overload, &metrics),
         audit,
         policy: PolicyHandle::new(Policy::contract(contract().unwrap())),

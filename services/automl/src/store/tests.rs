@@ -46,6 +46,7 @@ fn trial_row(study_id: Uuid) -> TrialRow {
         started_us: 1,
         ended_us: None,
         event: 1,
+        counted: 0,
     }
 }
 

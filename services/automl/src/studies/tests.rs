@@ -1,6 +1,8 @@
 //! Committed changes are announced to watchers and to the run of a study, wherever the call that made
 //! them is dropped, and whether its answer was heard.
 
+mod quotas;
+
 use super::*;
 use crate::fake::{Outcome, Rig, seeded};
 use std::{

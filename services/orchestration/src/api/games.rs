@@ -7,7 +7,7 @@ use super::{
 use crate::{
     OrchestrationError,
     conflicts::{Dispute, EXACT},
-    solvers::Watch,
+    solvers::{Watch, solver_time},
 };
 use futures_util::stream;
 use std::time::Duration;
@@ -15,7 +15,11 @@ use tars_games::{
     Algorithm, Concept, Control, Equilibria, Objective, Options, Point, Preference, Selection,
     Solution, UnsuitableAlgorithm,
 };
-use tars_interceptors::{Call, call::in_current_trace};
+use tars_interceptors::{
+    Call,
+    call::in_current_trace,
+    usage::{Solving, Usage},
+};
 use tars_proto::{fault, orchestration::v1::*};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, Response, Status};
@@ -31,10 +35,12 @@ struct Asked {
     preference: Preference,
     until: Option<Instant>,
     caller: String,
+    /// The solver time that is promised to it.
+    solving: Solving,
 }
 
 impl Asked {
-    fn new(call: &Call, from: Option<SolveOptions>) -> Result<Self, Status> {
+    fn new(call: &Call, usage: &Usage, from: Option<SolveOptions>) -> Result<Self, Status> {
         let from = from.unwrap_or_default();
         let (algorithm, preference) = (
             wire::algorithm(from.algorithm),
@@ -55,6 +61,11 @@ impl Asked {
                 })?),
                 None => None,
             };
+        let most = deadline(call).map(|at| at - now);
+        let solving = usage.begin_solve(&usage.allowance_of(call), limit, most);
+        let solving = solving.map_err(OrchestrationError::from)?;
+        let until = limit.and_then(|l| now.checked_add(l));
+        let until = until.into_iter().chain(deadline(call)).min();
         Ok(Self {
             options: Options {
                 tolerance: from.tolerance,
@@ -63,12 +74,9 @@ impl Asked {
                 rounds: from.rounds.unwrap_or(usual.rounds),
             },
             preference,
-            until: limit
-                .and_then(|l| now.checked_add(l))
-                .into_iter()
-                .chain(deadline(call))
-                .min(),
+            until: solver_time(&solving, until),
             caller: call.owner().to_owned(),
+            solving,
         })
     }
 }
@@ -96,6 +104,10 @@ fn choose(
 }
 
 impl Api {
+    fn asked(&self, call: &Call, from: Option<SolveOptions>) -> Result<Asked, Status> {
+        Asked::new(call, &self.0.usage, from)
+    }
+
     pub(super) async fn nash(
         &self,
         request: Request<ComputeNashRequest>,
@@ -109,7 +121,7 @@ impl Api {
             agent_payoffs,
             candidate_actions,
         } = request.into_inner();
-        let mut asked = Asked::new(&call, options)?;
+        let mut asked = self.asked(&call, options)?;
         let Named { players, game, .. } = if agent_payoffs.is_empty() {
             let game = Game {
                 players,
@@ -133,10 +145,11 @@ impl Api {
             preference,
             until,
             caller,
+            solving,
         } = asked;
         let work = move |watch: &Watch| choose(&game, preference, &options, watch);
         let watch = Watch::until(until);
-        let solved = self.0.solvers.run(&caller, watch, work).await?;
+        let solved = self.0.solvers.run(&caller, solving, watch, work).await?;
         let (solution, from) = solved.map_err(OrchestrationError::from)?;
         Ok(nash(&players, solution, from))
     }
@@ -156,14 +169,17 @@ impl game_service_server::GameService for Api {
             options,
             after_sequence,
         } = request.into_inner();
-        let asked = Asked::new(&call, options)?;
+        let asked = self.asked(&call, options)?;
         let Named { players, game, .. } = wire::game("game.", game)?;
         let (sender, points) = mpsc::channel(POINTS);
         let watch = Watch::until(asked.until).with_progress(sender);
         let service = self.0.clone();
         let solving = tokio::spawn(in_current_trace(async move {
             let work = move |watch: &Watch| choose(&game, asked.preference, &asked.options, watch);
-            service.solvers.run(&asked.caller, watch, work).await
+            service
+                .solvers
+                .run(&asked.caller, asked.solving, watch, work)
+                .await
         }));
         let ended = async move {
             let solved = solving
@@ -185,11 +201,15 @@ impl game_service_server::GameService for Api {
     ) -> Result<Response<FindEquilibriaResponse>, Status> {
         let call = Call::of(&request)?;
         let FindEquilibriaRequest { game, options } = request.into_inner();
-        let asked = Asked::new(&call, options)?;
+        let asked = self.asked(&call, options)?;
         let Named { players, game, .. } = wire::game("game.", game)?;
         let work = move |watch: &Watch| game.equilibria(&asked.options, watch);
         let watch = Watch::until(asked.until);
-        let all = self.0.solvers.run(&asked.caller, watch, work).await?;
+        let all = self
+            .0
+            .solvers
+            .run(&asked.caller, asked.solving, watch, work)
+            .await?;
         let found = all.found.into_iter().zip(all.components);
         Ok(Response::new(FindEquilibriaResponse {
             equilibria: found
@@ -205,7 +225,7 @@ impl game_service_server::GameService for Api {
     ) -> Result<Response<ComputeCorrelatedResponse>, Status> {
         let call = Call::of(&request)?;
         let asked_for = request.into_inner();
-        let asked = Asked::new(&call, asked_for.options)?;
+        let asked = self.asked(&call, asked_for.options)?;
         let named = wire::game("game.", asked_for.game)?;
         let concept = match CorrelatedConcept::try_from(asked_for.concept).unwrap_or_default() {
             CorrelatedConcept::Unspecified => Concept::Correlated,
@@ -228,7 +248,10 @@ impl game_service_server::GameService for Api {
         };
         let watch = Watch::until(asked.until);
         Ok(Response::new(
-            self.0.solvers.run(&asked.caller, watch, work).await??,
+            self.0
+                .solvers
+                .run(&asked.caller, asked.solving, watch, work)
+                .await??,
         ))
     }
 
@@ -245,14 +268,18 @@ impl game_service_server::GameService for Api {
         let named = wire::game("game.", game)?;
         let given = wire::each("strategy_profile", &named.players, &mut strategy_profile)?;
         let strategies: Vec<Vec<f64>> = given.into_iter().map(|s| s.probabilities).collect();
-        let asked = Asked::new(&call, None)?;
+        let asked = self.asked(&call, None)?;
         let work = move |_: &Watch| {
             let tolerance = tolerance.unwrap_or_else(|| named.game.default_tolerance());
             let verified = named.game.verify(&strategies, tolerance)?;
             Ok::<_, OrchestrationError>(wire::equilibrium(&named.players, verified, 0))
         };
         let watch = Watch::until(asked.until);
-        let verified = self.0.solvers.run(&asked.caller, watch, work).await??;
+        let verified = self
+            .0
+            .solvers
+            .run(&asked.caller, asked.solving, watch, work)
+            .await??;
         Ok(Response::new(VerifyProfileResponse {
             equilibrium: Some(verified),
         }))
@@ -268,7 +295,7 @@ impl game_service_server::GameService for Api {
             intensity,
             population,
         } = request.into_inner();
-        let asked = Asked::new(&call, None)?;
+        let asked = self.asked(&call, None)?;
         let named = wire::game("game.", game)?;
         let usual = Selection::default();
         let selection = Selection {
@@ -285,7 +312,10 @@ impl game_service_server::GameService for Api {
         };
         let watch = Watch::until(asked.until);
         Ok(Response::new(
-            self.0.solvers.run(&asked.caller, watch, work).await??,
+            self.0
+                .solvers
+                .run(&asked.caller, asked.solving, watch, work)
+                .await??,
         ))
     }
 
@@ -295,7 +325,7 @@ impl game_service_server::GameService for Api {
     ) -> Result<Response<ResolveConflictResponse>, Status> {
         let call = Call::of(&request)?;
         let asked_for = request.into_inner();
-        let asked = Asked::new(&call, None)?;
+        let asked = self.asked(&call, None)?;
         let named = wire::game("game.", asked_for.game)?;
         let parties = wire::parties(&named, asked_for.actions)?;
         let constraints = asked_for.constraints.into_iter().map(wire::constraint);
@@ -321,7 +351,11 @@ impl game_service_server::GameService for Api {
             Ok::<_, OrchestrationError>(wire::resolution(&dispute, resolution))
         };
         let watch = Watch::until(asked.until);
-        let resolved = self.0.solvers.run(&asked.caller, watch, work).await??;
+        let resolved = self
+            .0
+            .solvers
+            .run(&asked.caller, asked.solving, watch, work)
+            .await??;
         Ok(Response::new(ResolveConflictResponse {
             resolution: Some(resolved),
         }))

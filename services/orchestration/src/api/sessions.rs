@@ -17,7 +17,7 @@ use crate::{
 use futures_util::{Stream, stream};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tars_credentials::Permissions;
-use tars_interceptors::Call;
+use tars_interceptors::{Call, usage::Allowance};
 use tars_proto::{fault, orchestration::v1::*, time::timestamp};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -31,7 +31,11 @@ fn id(text: &str) -> Result<Uuid, Status> {
 }
 
 /// What a step of a session is asked for.
-pub(super) fn step_call(call: &Call, asked: StepRequest) -> Result<StepCall, Status> {
+pub(super) fn step_call(
+    call: &Call,
+    allowance: Allowance,
+    asked: StepRequest,
+) -> Result<StepCall, Status> {
     let states = [
         asked.policy_state.is_some(),
         asked.consensus_state.is_some(),
@@ -50,6 +54,7 @@ pub(super) fn step_call(call: &Call, asked: StepRequest) -> Result<StepCall, Sta
     let reward = asked.reward.unwrap_or_default();
     Ok(StepCall {
         owner: call.owner().to_owned(),
+        allowance,
         session: id(&asked.session_id)?,
         expected: given("expected_steps", asked.expected_steps)?,
         constraints: constraints.collect::<Result<_, _>>()?,
@@ -381,6 +386,7 @@ impl session_service_server::SessionService for Api {
         };
         let measurement = Measurement {
             owner: call.owner().to_owned(),
+            allowance: self.0.usage.allowance_of(&call),
             place,
             rollouts: asked.rollouts.unwrap_or(ROLLOUTS) as usize,
             run: None,

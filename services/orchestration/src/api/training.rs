@@ -189,6 +189,7 @@ impl training_service_server::TrainingService for Api {
         let start = Start {
             by,
             owner,
+            allowance: self.0.usage.allowance_of(&call),
             agents: vec![asked.agent_id],
             environment: asked.environment,
             others: others(asked.others),
@@ -211,6 +212,7 @@ impl training_service_server::TrainingService for Api {
         let start = Start {
             by,
             owner,
+            allowance: self.0.usage.allowance_of(&call),
             agents: asked.agents,
             environment: asked.environment,
             others: others(asked.others),

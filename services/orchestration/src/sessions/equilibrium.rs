@@ -4,13 +4,14 @@ use super::step::measuring_seed;
 use crate::{
     Orchestration, OrchestrationError,
     empirical::{self, Scene},
-    solvers::Watch,
+    solvers::{Watch, solver_time},
     store::{Episode, GameRecord, NashOrigin, NashPoint},
 };
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use std::sync::Arc;
 use tars_games::{Options, Solution};
+use tars_interceptors::usage::Allowance;
 use tars_runtime::{clock::Clock, metrics::Metrics, tasks::to_the_end};
 use tars_worlds::{Generator, TimeStep, egta::Plan};
 use tokio::time::Instant;
@@ -52,6 +53,8 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Measurement {
     pub(crate) owner: String,
+    /// What that owner may use.
+    pub(crate) allowance: Allowance,
     pub(crate) place: Place,
     pub(crate) rollouts: usize,
     /// The training run after which it is measured.
@@ -84,6 +87,8 @@ impl Orchestration {
         self: &Arc<Self>,
         asked: Measurement,
     ) -> Result<Equilibrium, OrchestrationError> {
+        let most = asked.until.map(|until| until - Instant::now());
+        let solving = self.usage.begin_solve(&asked.allowance, None, most)?;
         let ground = self.ground(asked.place, &asked.owner).await?;
         let environment = ground.environment.clone();
         let plan = Plan {
@@ -93,8 +98,11 @@ impl Orchestration {
         };
         let (tenure, clock) = (self.tenure()?, self.clock.clone());
         let work = move |watch: &Watch| ground.solve(&plan, &clock, watch);
-        let watch = Watch::until(asked.until);
-        let (game, solution) = self.solvers.run(&asked.owner, watch, work).await??;
+        let watch = Watch::until(solver_time(&solving, asked.until));
+        let (game, solution) = self
+            .solvers
+            .run(&asked.owner, solving, watch, work)
+            .await??;
         Self::confirm(&tenure)?;
         let equilibrium = Equilibrium {
             at_us: self.clock.now_us(),

@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
+use tars_interceptors::usage::Allowance;
 use tars_runtime::{changes::Position, lease::Lease};
 use tokio::{
     sync::watch,
@@ -56,6 +57,7 @@ impl Orchestration {
         }
         let measurement = Measurement {
             owner: LEASE.to_owned(),
+            allowance: Allowance::default(),
             place: Place::Episode {
                 seed: EPISODE.seed,
                 steps: EPISODE.steps,

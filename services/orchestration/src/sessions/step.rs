@@ -8,11 +8,12 @@ use crate::{
     conflicts::{Constraint, ResolutionRule},
     empirical::Scene,
     rewards::{self, GlobalReward, RECENT, RewardOptions, Rewarded},
-    solvers::Watch,
+    solvers::{Watch, solver_time},
     steps::{self, Stakes, StepOutcome},
     store::{self, ActionRecord, AgentRecord, GameRecord, SessionRow, StepRecord},
 };
 use std::sync::Arc;
+use tars_interceptors::usage::{Allowance, OverQuota, Solving};
 use tars_runtime::{clock::Clock, tasks::to_the_end};
 use tars_worlds::{TimeStep, egta::Plan};
 use tokio::time::Instant;
@@ -25,6 +26,8 @@ const TOLERANCE: f64 = 0.1;
 #[derive(Debug)]
 pub(crate) struct StepCall {
     pub(crate) owner: String,
+    /// What that owner may use.
+    pub(crate) allowance: Allowance,
     pub(crate) session: Uuid,
     /// The steps that the session has taken, as far as the caller knows.
     pub(crate) expected: Option<i64>,
@@ -62,7 +65,9 @@ impl Orchestration {
             .check(scene.observations().map(|(agent, _)| agent))?;
         let acted = scene.act()?;
         Self::confirm(&tenure)?;
-        let (owner, watch) = (call.owner.clone(), Watch::until(call.until));
+        let solving = self.begin_step(&call)?;
+        let until = solver_time(&solving, call.until);
+        let (owner, watch) = (call.owner.clone(), Watch::until(until));
         let turn = Turn {
             row,
             scene,
@@ -71,13 +76,24 @@ impl Orchestration {
             clock: self.clock.clone(),
         };
         let work = move |watch: &Watch| turn.take(watch);
-        let (row, stepped) = self.solvers.run(&owner, watch, work).await??;
+        let (row, stepped) = self.solvers.run(&owner, solving, watch, work).await??;
         let this = Arc::clone(self);
         to_the_end(async move {
             this.store_step(&row, &stepped).await?;
             Ok(stepped)
         })
         .await
+    }
+
+    /// A step takes solver time of its caller when a game is measured for it.
+    fn begin_step(&self, call: &StepCall) -> Result<Solving, OverQuota> {
+        let free = Allowance::default();
+        let allowance = match call.measured {
+            true => &call.allowance,
+            false => &free,
+        };
+        let most = call.until.map(|until| until - Instant::now());
+        self.usage.begin_solve(allowance, None, most)
     }
 
     async fn store_step(

@@ -7,6 +7,7 @@ use crate::{
     training::Start,
 };
 use std::path::Path;
+use tars_interceptors::usage::Allowance;
 use tars_runtime::{
     clock::Clock,
     db::{Db, LostCommit},
@@ -42,6 +43,7 @@ async fn create(service: &Arc<Orchestration>, owner: &str, seed: u64) -> Session
 fn call(session: &SessionRow) -> StepCall {
     StepCall {
         owner: session.owner.clone(),
+        allowance: Allowance::default(),
         session: session.id,
         expected: None,
         constraints: Vec::new(),
@@ -293,6 +295,7 @@ async fn a_closed_session_is_read_and_stepped_no_more() {
     assert!(matches!(refused, OrchestrationError::SessionClosed));
     let place = Measurement {
         owner: "ada".into(),
+        allowance: Allowance::default(),
         place: Place::Session(session.id),
         rollouts: 2,
         run: None,

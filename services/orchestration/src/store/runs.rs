@@ -2,7 +2,10 @@
 
 use super::Store;
 use crate::{OrchestrationError, leases::Fences};
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Transaction},
+    usage::{self, Dimension, Item, Month},
+};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +125,8 @@ pub(crate) struct RunRow {
     pub(crate) last_report: i64,
     /// Steps a second, since a process last began or resumed the run.
     pub(crate) rate: Option<f64>,
+    /// The user for whom it runs; empty for runs from before that was recorded.
+    pub(crate) owner: String,
 }
 
 /// A run that has not ended, with the agents that it trains.
@@ -132,10 +137,10 @@ pub(crate) struct Unfinished {
 }
 
 const RUN: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
-                   final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate \
+                   final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate, owner \
                    FROM training_runs WHERE id = $1";
 const RUNS: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
-                    final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate \
+                    final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate, owner \
                     FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
 /// The newest first.
 const UNFINISHED: &str = "SELECT r.id, m.agent_id FROM training_runs r JOIN run_members m ON m.run_id = r.id \
@@ -149,9 +154,11 @@ const SET_STATE: &str = "UPDATE training_runs SET state = $1 WHERE id = $2 AND s
 const PAUSED: &str = "SELECT id FROM training_runs WHERE state IN ('paused', 'pausing')";
 const COMPLETE: &str =
     "UPDATE training_runs SET state = 'completed' WHERE id = $1 AND state = 'installing'";
+const PROMISED: &str = "SELECT CAST(COALESCE(SUM(steps - steps_done), 0) AS BIGINT) AS promised FROM training_runs \
+                        WHERE owner = $1 AND state IN ('queued', 'running', 'pausing', 'paused')";
 const INSERT: &str = "INSERT INTO training_runs (id, agent_id, environment, others, state, steps, steps_done, \
-                      episodes_done, seed, final_return, error, started_us, running_us, ended_us) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
+                      episodes_done, seed, final_return, error, started_us, running_us, ended_us, owner) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
 const END: &str = "UPDATE training_runs SET state = $1, steps_done = $2, episodes_done = $3, final_return = $4, \
                    error = $5, error_reason = $6, ended_us = $7 WHERE id = $8";
 
@@ -177,6 +184,7 @@ impl FromRow for RunRow {
             ended_us: row.get("ended_us")?,
             last_report: row.get("last_report")?,
             rate: row.get("rate")?,
+            owner: row.get("owner")?,
         })
     }
 }
@@ -289,6 +297,41 @@ pub(crate) async fn complete_run(tx: &mut Transaction, id: Uuid) -> Result<(), O
     Ok(tx.execute(complete).await?.one()?)
 }
 
+/// The steps that the runs of a user may still take.
+pub(crate) async fn promised_steps(
+    db: &mut impl Fetch,
+    owner: &str,
+) -> Result<u64, OrchestrationError> {
+    let promised: i64 = db
+        .value(Query::new(PROMISED).bind(owner), "promised")
+        .await?;
+    Ok(u64::try_from(promised).unwrap_or_default())
+}
+
+/// Counts the steps that a run has taken since its progress was stored last, before that is stored. They are numbered
+/// by how far the run is: those that a resumed run takes again are counted already.
+pub(crate) async fn count_steps(
+    tx: &mut Transaction,
+    stored: &RunRow,
+    steps: i64,
+    month: Month,
+) -> Result<u64, OrchestrationError> {
+    let taken = u64::try_from(steps - stored.steps_done).unwrap_or_default();
+    if taken == 0 || stored.owner.is_empty() {
+        return Ok(0);
+    }
+    let item = Item {
+        source: format!("run:{}", stored.id),
+        number: steps,
+        month,
+        user_id: stored.owner.clone(),
+        dimension: Dimension::TrainingSteps,
+        amount: taken,
+    };
+    usage::insert(tx, &item).await?;
+    Ok(taken)
+}
+
 pub(crate) async fn insert_run(
     tx: &mut Transaction,
     row: &RunRow,
@@ -307,7 +350,8 @@ pub(crate) async fn insert_run(
         .bind(&row.error)
         .bind(row.queued_us)
         .bind(row.running_us)
-        .bind(row.ended_us);
+        .bind(row.ended_us)
+        .bind(&row.owner);
     Ok(tx.execute(insert).await?.one()?)
 }
 

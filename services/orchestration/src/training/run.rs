@@ -12,12 +12,15 @@ use crate::{
     learners::{Event, Running, Stop},
     leases::{Fences, LearnerLeases},
     serving::Rollout,
-    store::{self, Report, RunRow, RunState},
+    store::{self, Group, Report, RunRow, RunState},
     turn::{Guards, JointTurn},
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tars_learn::training::{Outcome, Progress};
-use tars_runtime::backoff::{Backoff, Patience};
+use tars_runtime::{
+    backoff::{Backoff, Patience},
+    db::Transaction,
+};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -237,11 +240,27 @@ impl OwnedRun {
     async fn store_reports(&self) -> Result<(), OrchestrationError> {
         while let Some(group) = self.journal.begin() {
             let mut tx = self.service.store.begin_reports(&self.fences).await?;
+            let counted = self.count_steps(&mut tx, &group).await?;
             store::insert_reports(&mut tx, self.id, &group, self.pace.rate()).await?;
             self.service.runs.commit(tx).await?;
+            self.service.usage.record_steps(counted);
             self.journal.stored();
         }
         Ok(())
+    }
+
+    /// Counts the steps up to the end of a group, in the transaction that stores it.
+    async fn count_steps(
+        &self,
+        tx: &mut Transaction,
+        group: &Group,
+    ) -> Result<u64, OrchestrationError> {
+        let Some(newest) = group.reports.last() else {
+            return Ok(0);
+        };
+        let stored = store::run_in(tx, self.id).await?;
+        let steps = i64::try_from(newest.step).unwrap_or(i64::MAX);
+        store::count_steps(tx, &stored, steps, self.service.usage.month()).await
     }
 
     /// Writes the end of the run.
@@ -298,7 +317,10 @@ impl OwnedRun {
             false => RunState::Completed,
         };
         row.ended_us = Some(self.service.clock.now_us());
-        row.steps_done = i64::try_from(outcome.steps).unwrap_or(i64::MAX);
+        let (steps, usage) = (i64::try_from(outcome.steps), &self.service.usage);
+        let steps = steps.unwrap_or(i64::MAX);
+        let counted = store::count_steps(&mut turn, &row, steps, usage.month()).await?;
+        row.steps_done = steps;
         row.episodes_done = i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
         let (next, first_return) = self.write_weights(&mut turn, &row, outcome).await?;
         row.final_return = first_return;
@@ -309,6 +331,7 @@ impl OwnedRun {
         let change = self.service.runs.take(&mut turn).await?;
         let position = turn.commit(&next).await?;
         self.service.runs.publish(change);
+        usage.record_steps(counted);
         if !is_shared {
             return Ok(row.state);
         }

@@ -15,11 +15,12 @@ use crate::{
     turn::{Guards, JointTurn},
 };
 use std::sync::Arc;
-use tars_interceptors::call::in_current_trace;
+use tars_interceptors::{call::in_current_trace, usage::Allowance};
 use tars_learn::Policy;
 use tars_runtime::{
     audit::{self, Record},
     tasks::to_the_end,
+    usage::{self, Dimension},
 };
 use uuid::Uuid;
 
@@ -31,6 +32,8 @@ pub(crate) struct Start {
     pub(crate) by: String,
     /// Whose share of the learners the run takes.
     pub(crate) owner: String,
+    /// What that owner may use.
+    pub(crate) allowance: Allowance,
     /// Those that learn together; all of the mesh when empty.
     pub(crate) agents: Vec<String>,
     /// Where they learn; where they live when empty.
@@ -85,6 +88,8 @@ impl Orchestration {
         let leases = leases?;
         leases.fences().enforce(&mut turn).await?;
         let draft = self.draft(&start, &team, frozen, seed);
+        self.ensure_within_quota(&mut turn, &start, &draft.row)
+            .await?;
         self.write_run(&mut turn, &draft, &start.by).await?;
         let Draft {
             row,
@@ -108,10 +113,32 @@ impl Orchestration {
         })
     }
 
+    /// Refuses a run whose steps do not fit into what its owner has left. What their other runs may still take is
+    /// promised to these.
+    async fn ensure_within_quota(
+        &self,
+        tx: &mut JointTurn<'_>,
+        start: &Start,
+        row: &RunRow,
+    ) -> Result<(), OrchestrationError> {
+        let (dimension, month) = (Dimension::TrainingSteps, self.usage.month());
+        if start.allowance.of(dimension).is_none() {
+            return Ok(());
+        }
+        let promised = store::promised_steps(&mut **tx, &start.owner).await?;
+        let waiting = usage::waiting(&mut **tx, &start.owner, dimension, month).await?;
+        let steps = u64::try_from(row.steps).unwrap_or(u64::MAX);
+        let more = promised.saturating_add(waiting);
+        Ok(self.usage.check_steps(&start.allowance, more, steps)?)
+    }
+
     fn draft(&self, start: &Start, team: &Team, frozen: &[Arc<Agent>], seed: u64) -> Draft {
         let steps = start.steps.unwrap_or(DEFAULT_STEPS);
         let task = task_of(team, frozen, steps, seed);
-        let row = queued(team, start.others, steps, seed, self.clock.now_us());
+        let row = RunRow {
+            owner: start.owner.clone(),
+            ..queued(team, start.others, steps, seed, self.clock.now_us())
+        };
         let has_begun_from = |id: &str| {
             let continues = |l: &Learning| l.agent == id && l.start.is_some();
             task.frozen.contains_key(id) || task.learners.iter().any(continues)
@@ -218,6 +245,7 @@ fn queued(team: &Team, others: Others, steps: u64, seed: u64, now_us: i64) -> Ru
         ended_us: None,
         last_report: 0,
         rate: None,
+        owner: String::new(),
     }
 }
 

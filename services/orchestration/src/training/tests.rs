@@ -2,6 +2,7 @@
 
 mod elsewhere;
 mod pausing;
+mod quotas;
 
 use super::*;
 use crate::{

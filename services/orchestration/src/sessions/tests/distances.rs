@@ -38,6 +38,7 @@ async fn a_trained_agent_acts_by_its_policy_and_its_distance_is_remembered() {
 
     let asked = |place| Measurement {
         owner: "ada".into(),
+        allowance: Allowance::default(),
         place,
         rollouts: 4,
         run: None,
@@ -103,6 +104,7 @@ async fn the_history_has_a_point_for_each_change_of_the_weights() {
     let elsewhere = async |place, rollouts| {
         let asked = Measurement {
             owner: "ada".into(),
+            allowance: Allowance::default(),
             place,
             rollouts,
             run: None,

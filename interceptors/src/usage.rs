@@ -1,0 +1,378 @@
+//! What callers use: counted where they enter the mesh, and refused where a quota does not allow it.
+//!
+//! A call is counted once it is admitted, at the first service that a caller reaches; hops between workloads are
+//! not. It is counted in memory, and [drained](Usage::drain) into the service's outbox every second, so that a
+//! process that is killed loses at most what it has counted since. Nothing on the way of a call waits: whether a
+//! quota is used up is decided by what Auth has counted of all processes, as it was last
+//! [learnt](Usage::learn), and what this one has counted since. So a user can exceed a quota by what the other
+//! processes admit within a few seconds.
+
+mod accounts;
+mod layer;
+mod quotas;
+mod refusal;
+
+pub use quotas::{Allowance, OverQuota, QuotaHandle, Quotas};
+
+use crate::Call;
+use accounts::Accounts;
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+use tars_credentials::Caller;
+use tars_runtime::{
+    clock::Clock,
+    metrics::Metrics,
+    usage::{Answer, Dimension, Item, Month},
+};
+use uuid::Uuid;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Labels {
+    dimension: &'static str,
+}
+
+/// The counters of usage of a process. Clones share them.
+#[derive(Debug, Clone)]
+pub struct UsageMetrics {
+    counted: [Counter; Dimension::ALL.len()],
+    refused: [Counter; Dimension::ALL.len()],
+}
+
+impl UsageMetrics {
+    /// Registers the counters.
+    pub fn new(metrics: &Metrics) -> Self {
+        let family = |name, help| -> Family<Labels, Counter> {
+            metrics.register(name, help, Family::default())
+        };
+        let counted = family(
+            "usage_counted",
+            "What this process has counted: calls, training steps, and microseconds of solvers",
+        );
+        let refused = family(
+            "usage_quota_refusals",
+            "Refusals for a quota of a month, by dimension",
+        );
+        let each = |family: &Family<Labels, Counter>| {
+            Dimension::ALL.map(|of| {
+                let dimension = of.as_str();
+                family.get_or_create(&Labels { dimension }).clone()
+            })
+        };
+        Self {
+            counted: each(&counted),
+            refused: each(&refused),
+        }
+    }
+}
+
+/// The usage that one service of a process counts. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Usage(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    accounts: Accounts,
+    quotas: QuotaHandle,
+    metrics: UsageMetrics,
+    clock: Clock,
+    /// This service of this process, from its start to its end.
+    source: String,
+    drained: Mutex<Drained>,
+}
+
+/// What has left the accounts, and is not known to be counted, in the order of its numbers.
+#[derive(Debug, Default)]
+struct Drained {
+    last: i64,
+    items: VecDeque<Item>,
+    /// How many there may be before those of the same user, month and dimension are merged.
+    most: usize,
+}
+
+/// The least number of drained items that are merged.
+const MERGED_FROM: usize = 4096;
+
+impl Drained {
+    /// While Auth is out of reach, there are as many items as users, and not one more a second.
+    fn add(&mut self, items: &[Item]) {
+        self.items.extend(items.iter().cloned());
+        if self.items.len() <= self.most.max(MERGED_FROM) {
+            return;
+        }
+        let mut merged: HashMap<_, Item> = HashMap::new();
+        for item in self.items.drain(..) {
+            let key = (item.user_id.clone(), item.month, item.dimension);
+            match merged.entry(key) {
+                Entry::Vacant(entry) => drop(entry.insert(item)),
+                // It is forgotten once all of it is counted.
+                Entry::Occupied(mut entry) => {
+                    let before = entry.get().amount;
+                    let amount = before.saturating_add(item.amount);
+                    entry.insert(Item { amount, ..item });
+                }
+            }
+        }
+        self.items = merged.into_values().collect();
+        self.items.make_contiguous().sort_by_key(|item| item.number);
+        self.most = self.items.len() * 2;
+    }
+}
+
+/// Work that may take solver time, until it is dropped.
+#[derive(Debug)]
+pub struct Solving {
+    usage: Usage,
+    user_id: String,
+    /// What is promised; `None` where nothing is limited.
+    most_us: Option<u64>,
+}
+
+impl Usage {
+    /// Nothing is counted yet.
+    pub fn new(clock: Clock, quotas: QuotaHandle, metrics: UsageMetrics) -> Self {
+        Self(Arc::new(Inner {
+            accounts: Accounts::default(),
+            quotas,
+            metrics,
+            clock,
+            source: Uuid::now_v7().to_string(),
+            drained: Mutex::default(),
+        }))
+    }
+
+    /// What numbers the items that are drained.
+    pub fn source(&self) -> &str {
+        &self.0.source
+    }
+
+    /// The present month.
+    pub fn month(&self) -> Month {
+        Month::at(self.0.clock.now())
+    }
+
+    /// What a caller may use.
+    pub fn allowance(&self, caller: &Caller) -> Allowance {
+        self.0.quotas.allowance(caller)
+    }
+
+    /// What the caller of a call may use.
+    pub fn allowance_of(&self, call: &Call) -> Allowance {
+        let caller = call.caller();
+        caller.map_or_else(Allowance::default, |caller| self.allowance(caller))
+    }
+
+    /// Counts for tests, without quotas.
+    pub fn detached(clock: Clock) -> Self {
+        let metrics = UsageMetrics::new(&Metrics::default());
+        Self::new(clock, QuotaHandle::default(), metrics)
+    }
+
+    /// Counts a call, unless it exceeds the quota of its caller.
+    pub(crate) fn count_call(&self, caller: &Caller) -> Result<(), OverQuota> {
+        let (month, calls) = (self.month(), Dimension::Calls);
+        let limit = self.0.quotas.limit(caller, calls);
+        let counted = self.0.accounts.with(&caller.owner_id, month, |account| {
+            let used = account.used(calls);
+            if limit.is_some_and(|limit| used >= limit) {
+                return Err(used);
+            }
+            account.count(calls, 1);
+            Ok(())
+        });
+        match counted {
+            Ok(()) => {
+                self.0.metrics.counted[calls as usize].inc();
+                Ok(())
+            }
+            Err(used) => Err(self.refuse(OverQuota {
+                dimension: calls,
+                limit: limit.unwrap_or_default(),
+                used,
+                asked: 1,
+                month,
+                at: self.0.clock.now(),
+            })),
+        }
+    }
+
+    /// Checks that `asked` training steps fit into what is left, where `more` are used or promised beside what is
+    /// known to be counted: those of work that runs, and those that Auth has not heard of.
+    ///
+    /// # Errors
+    ///
+    /// [`OverQuota`] where they do not fit.
+    pub fn check_steps(
+        &self,
+        allowance: &Allowance,
+        more: u64,
+        asked: u64,
+    ) -> Result<(), OverQuota> {
+        let (month, dimension) = (self.month(), Dimension::TrainingSteps);
+        let Some(limit) = allowance.of(dimension) else {
+            return Ok(());
+        };
+        let known = self
+            .0
+            .accounts
+            .with(&allowance.user_id, month, |account| account.used(dimension));
+        let used = known.saturating_add(more);
+        if used.saturating_add(asked) <= limit {
+            return Ok(());
+        }
+        Err(self.refuse(OverQuota {
+            dimension,
+            limit,
+            used,
+            asked,
+            month,
+            at: self.0.clock.now(),
+        }))
+    }
+
+    /// Counts training steps that a transaction has just committed into the outbox.
+    pub fn record_steps(&self, steps: u64) {
+        self.0.metrics.counted[Dimension::TrainingSteps as usize].inc_by(steps);
+    }
+
+    /// Promises solver time to a caller until what was taken is counted: what is `asked` for, else what there may be
+    /// at most, and no more than is left.
+    ///
+    /// # Errors
+    ///
+    /// [`OverQuota`] where nothing is left, or less than is asked for.
+    pub fn begin_solve(
+        &self,
+        allowance: &Allowance,
+        asked: Option<Duration>,
+        most: Option<Duration>,
+    ) -> Result<Solving, OverQuota> {
+        let dimension = Dimension::SolverSeconds;
+        let solving = |most_us| Solving {
+            usage: self.clone(),
+            user_id: allowance.user_id.clone(),
+            most_us,
+        };
+        let Some(limit) = allowance.of(dimension) else {
+            return Ok(solving(None));
+        };
+        let (month, asked_us) = (self.month(), asked.map_or(1, micros));
+        let user_id = &allowance.user_id;
+        let promised = self.0.accounts.with(user_id, month, |account| {
+            let used = account.used(dimension).saturating_add(account.promised_us);
+            let left = limit.saturating_sub(used);
+            if left < asked_us.max(1) {
+                return Err(used);
+            }
+            let most_us = asked.or(most).map_or(left, micros).min(left);
+            account.promised_us += most_us;
+            Ok(most_us)
+        });
+        match promised {
+            Ok(most_us) => Ok(solving(Some(most_us))),
+            Err(used) => Err(self.refuse(OverQuota {
+                dimension,
+                limit,
+                used,
+                asked: asked_us,
+                month,
+                at: self.0.clock.now(),
+            })),
+        }
+    }
+
+    fn refuse(&self, over: OverQuota) -> OverQuota {
+        self.0.metrics.refused[over.dimension as usize].inc();
+        over
+    }
+
+    /// Takes what was counted since the last time, numbered, to be written into the outbox.
+    pub fn drain(&self) -> Vec<Item> {
+        let mut drained = self.0.drained.lock();
+        let mut items = Vec::new();
+        for (month, user_id, amounts) in self.0.accounts.drain(self.month()) {
+            for (dimension, amount) in amounts.each() {
+                drained.last += 1;
+                items.push(Item {
+                    source: self.0.source.clone(),
+                    number: drained.last,
+                    month,
+                    user_id: user_id.clone(),
+                    dimension,
+                    amount,
+                });
+            }
+        }
+        drained.add(&items);
+        items
+    }
+
+    /// Learns what Auth has counted. What it has counted of this process is no longer added to its totals, once all
+    /// of these are known.
+    pub fn learn(&self, answer: &Answer) {
+        let mut drained = self.0.drained.lock();
+        let (accounts, month) = (&self.0.accounts, self.month());
+        let is_counted = |item: &mut Item| !answer.more && item.number <= answer.counted;
+        while let Some(item) = drained.items.pop_front_if(is_counted) {
+            accounts.with(&item.user_id, month, |account| account.forget(&item));
+        }
+        for total in &answer.totals {
+            accounts.with(&total.user_id, month, |account| account.learn(total));
+        }
+    }
+}
+
+impl Solving {
+    /// The time that it may take; `None` where that is not limited.
+    pub fn most(&self) -> Option<Duration> {
+        self.most_us.map(Duration::from_micros)
+    }
+
+    /// Runs the work, and counts the time that it takes.
+    pub fn time<T>(self, work: impl FnOnce() -> T) -> T {
+        let clock = self.usage.0.clock.clone();
+        let begun = clock.monotonic();
+        let done = work();
+        self.end(clock.monotonic().since(begun));
+        done
+    }
+
+    fn end(self, took: Duration) {
+        if self.user_id.is_empty() {
+            return;
+        }
+        let (took_us, dimension) = (micros(took), Dimension::SolverSeconds);
+        let Inner {
+            accounts, metrics, ..
+        } = &*self.usage.0;
+        let month = self.usage.month();
+        accounts.with(&self.user_id, month, |a| a.count(dimension, took_us));
+        metrics.counted[dimension as usize].inc_by(took_us);
+    }
+}
+
+impl Drop for Solving {
+    fn drop(&mut self) {
+        let Some(most_us) = self.most_us else {
+            return;
+        };
+        let (accounts, month) = (&self.usage.0.accounts, self.usage.month());
+        accounts.with(&self.user_id, month, |account| {
+            account.promised_us = account.promised_us.saturating_sub(most_us);
+        });
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
