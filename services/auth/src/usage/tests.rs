@@ -183,7 +183,7 @@ async fn a_month_is_closed_72_hours_after_its_end_and_late_usage_counts_for_the_
     assert_eq!(world.listed(NOW, "2027-12").await, [open]);
     world.clock.advance(Duration::from_secs(1));
     let closed = (NOW.to_owned(), ADA, 7, true);
-    assert_eq!(world.listed(NOW, NOW).await, [closed.clone()]);
+    assert_eq!(world.listed(NOW, NOW).await, std::slice::from_ref(&closed));
     let answer = world
         .reports(&[calls("p", 3, ADA, 5), calls("p", 3, ADA, 5)])
         .await;

@@ -89,7 +89,7 @@ async fn what_has_ended_is_recorded_once_it_has_and_again_where_that_failed() {
     let first = ended(1).await;
     for _ in 0..2 {
         rig.service.report_decisions(&mut reported).await.unwrap();
-        assert_eq!(recorded(), [first.clone()]);
+        assert_eq!(recorded(), std::slice::from_ref(&first));
     }
     let second = ended(2).await;
     rig.world.fail(1, Call::Record, &unavailable());
