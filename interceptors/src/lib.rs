@@ -2,8 +2,8 @@
 //!
 //! Three shapes recur: an *observer* sees a call begin and end (trace, metrics, audit); a *check*
 //! passes it or answers in its place (admission, served here, flood guard, authentication,
-//! authorisation); places are both. The others (panic, deadline, stream guard, rate limit) have a form
-//! of their own. [`decide`] holds the one decision about what is allowed, for admission, for
+//! authorisation, usage); places are both. The others (panic, deadline, stream guard, rate limit, gzip) have
+//! a form of their own. [`decide`] holds the one decision about what is allowed, for admission, for
 //! authorisation and for open streams. All futures are named: the stack allocates one shared record
 //! per call, and nothing per layer.
 

@@ -6,8 +6,8 @@
 //!
 //! A call is counted where it enters the mesh. What services ask of each other belongs to calls that were let
 //! in, and is shed only well beyond the limit: shedding it would waste what was done for them. What the
-//! contract calls vital (health, and what withdraws a credential or a session) is not shed at all; places
-//! bound it. Work that waits in a queue or for others is neither counted nor measured, or a few games that are
+//! contract calls vital (health, and what withdraws a credential or a session) is not shed at all, nor is what a
+//! workload asks for itself; places bound both. Work that waits in a queue or for others is neither counted nor measured, or a few games that are
 //! being solved would look like overload.
 //!
 //! Only the process is measured, not its clients: from the last byte of a request to the first one of the
@@ -33,10 +33,7 @@ use std::{
     time::Duration,
 };
 use tars_certs::PeerClass;
-use tars_proto::{
-    fault,
-    table::{Load, Method},
-};
+use tars_proto::{fault, table::Load};
 use tars_runtime::{config, metrics::Metrics, stream::Stream};
 use tokio::time::Instant;
 use tonic::{Code, Status, metadata::MetadataValue};
@@ -61,9 +58,12 @@ enum Tier {
 }
 
 impl Tier {
-    fn of(class: Option<PeerClass>, method: &Method) -> Self {
-        match class {
-            _ if method.rule.load == Load::Vital => Self::Vital,
+    /// What a workload asks for itself, such as its credentials, keeps it alive: it has places of its own.
+    fn of(call: &Call) -> Self {
+        match call.peer.class {
+            _ if call.method.rule.load == Load::Vital || call.is_own() => Self::Vital,
+            // A stranger: places and the flood guard bound those.
+            Some(PeerClass::Joiner) => Self::Vital,
             Some(PeerClass::Gateway) => Self::Entry,
             Some(class) if class.is_workload() => Self::Hop,
             _ => Self::Entry,
@@ -160,9 +160,9 @@ impl Overload {
 
     /// Counts a call in, unless the process is too busy for it. `None` for a call that is not counted.
     pub(crate) fn enter(&self, call: &Call) -> Result<Option<InFlight>, Status> {
-        let tier = Tier::of(call.peer.class, call.method);
+        let tier = Tier::of(call);
         let bound = tier.bound(self.0.limit.load(Ordering::Relaxed));
-        if !is_measured(call.method) {
+        if !is_measured(call) {
             return match self.in_flight() < bound {
                 true => Ok(None),
                 false => Err(self.shed(tier, call)),
@@ -232,8 +232,11 @@ impl Overload {
     }
 }
 
-fn is_measured(method: &Method) -> bool {
-    method.rule.load == Load::Measured && !method.server_streaming
+/// A stranger without a certificate is not: whoever can connect could fill the count.
+fn is_measured(call: &Call) -> bool {
+    let method = call.method;
+    let is_stranger = call.peer.class == Some(PeerClass::Joiner);
+    method.rule.load == Load::Measured && !method.server_streaming && !is_stranger
 }
 
 /// When a call that was shed may come back. The id of its trace is as good as a draw.

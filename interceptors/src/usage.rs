@@ -60,15 +60,15 @@ impl UsageMetrics {
             "usage_quota_refusals",
             "Refusals for a quota of a month, by dimension",
         );
-        let each = |family: &Family<Labels, Counter>| {
+        let each = |family: &Family<Labels, Counter>, name: fn(Dimension) -> &'static str| {
             Dimension::ALL.map(|of| {
-                let dimension = of.as_str();
+                let dimension = name(of);
                 family.get_or_create(&Labels { dimension }).clone()
             })
         };
         Self {
-            counted: each(&counted),
-            refused: each(&refused),
+            counted: each(&counted, Dimension::counted_as),
+            refused: each(&refused, Dimension::as_str),
         }
     }
 }

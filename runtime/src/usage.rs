@@ -55,6 +55,14 @@ impl Dimension {
         Self::ALL.into_iter().find(|d| d.as_str() == name)
     }
 
+    /// Returns the name of its amounts as they are counted, whose unit may be finer.
+    pub fn counted_as(self) -> &'static str {
+        match self {
+            Self::SolverSeconds => "solver_microseconds",
+            other => other.as_str(),
+        }
+    }
+
     /// How many of its amounts are one unit of a quota.
     pub fn unit(self) -> u64 {
         match self {

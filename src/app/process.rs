@@ -65,7 +65,6 @@ pub(crate) fn place_of(config: &Config, service: Service) -> Result<Place, DbErr
     })
 }
 
-/// The Redis server that a configuration names.
 /// The tasks of the runtime that the process was started in.
 fn count_tasks(metrics: &Metrics) {
     let runtime = tokio::runtime::Handle::current();
@@ -77,6 +76,7 @@ fn count_tasks(metrics: &Metrics) {
     );
 }
 
+/// The Redis server that a configuration names.
 fn redis(config: &Config) -> Result<Option<bus::Server>, StartError> {
     let password = std::env::var(bus::PASSWORD_VARIABLE).ok();
     Ok(bus::Server::of(&config.redis, password)?)

@@ -162,7 +162,7 @@ fn request(report: Report) -> ReportUsageRequest {
         dimension: match item.dimension {
             Dimension::Calls => UsageDimension::Calls,
             Dimension::TrainingSteps => UsageDimension::TrainingSteps,
-            Dimension::SolverSeconds => UsageDimension::SolverSeconds,
+            Dimension::SolverSeconds => UsageDimension::SolverMicroseconds,
         }
         .into(),
         amount: item.amount,

@@ -267,8 +267,21 @@ async fn the_steps_of_trials_are_counted_once() {
     let mesh = TestMesh::start().await;
     let dev = mesh.user("dev", "developer").await;
     let search = json!({ "n_trials": 2, "steps": "300", "pruner_type": "none" });
-    dev.post("/api/v1/optimize", search).await.unwrap();
+    let started = dev.post("/api/v1/optimize", search).await.unwrap();
+    let study = started["optimization_id"].as_str().unwrap();
+    let path = format!("/api/v1/studies/{study}");
+    eventually("the study ends", || async {
+        let shown = dev.get(&path).await.unwrap_or_default();
+        shown.to_string().contains("STUDY_STATE_COMPLETED")
+    })
+    .await;
     counts(&dev, "training_steps", 600).await;
+    // What was counted twice would be known by the time that later work is.
+    let run = json!({ "steps": "100" });
+    dev.post("/api/v1/orchestration/agents/policy/train", run)
+        .await
+        .unwrap();
+    counts(&dev, "training_steps", 700).await;
     mesh.mesh.stop().await;
 }
 

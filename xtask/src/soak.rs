@@ -34,7 +34,7 @@ pub(crate) struct Length {
     /// The number of rounds; without it 1,000 of races and 20 of faults.
     #[arg(long)]
     rounds: Option<usize>,
-    /// The hours of agents and of traffic; without it 2 and a half.
+    /// The hours of agents and of traffic; without it 2 of agents, half an hour of traffic.
     #[arg(long, conflicts_with = "rounds")]
     hours: Option<f64>,
 }

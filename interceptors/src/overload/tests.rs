@@ -6,6 +6,7 @@ use tonic_types::StatusExt;
 const SOLVE: &str = "/tars.orchestration.v1.GameService/FindEquilibria";
 const LOGOUT: &str = "/tars.auth.v1.AuthService/Logout";
 const REVOKE: &str = "/tars.auth.v1.ApiKeyService/RevokeApiKey";
+const WATCH: &str = "/tars.auth.v1.CredentialService/WatchCredentials";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const FLOOR: u32 = 4;
 
@@ -143,6 +144,16 @@ async fn what_is_vital_is_never_shed_and_hops_of_calls_that_were_let_in_are_shed
         let let_in = all(&overload, &by_client(vital));
         assert_eq!(let_in.len(), 1000, "{vital}");
     }
+    let own = by_peer(WATCH, PeerClass::Gateway, "/gateway");
+    assert_eq!(all(&overload, &own).len(), 1000, "its credentials");
+}
+
+#[tokio::test]
+async fn strangers_are_bounded_by_places_and_are_no_load() {
+    let (overload, _) = overload();
+    let stranger = by_peer(ME, PeerClass::Joiner, "/join");
+    let held = all(&overload, &stranger);
+    assert_eq!((held.len(), in_flight(&overload)), (1000, 0));
 }
 
 #[tokio::test]

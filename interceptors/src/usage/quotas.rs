@@ -59,11 +59,6 @@ impl Allowance {
         }
     }
 
-    /// Whether it is the mesh's.
-    pub fn is_of_nobody(&self) -> bool {
-        self.user_id.is_empty()
-    }
-
     /// The same with a quota.
     #[must_use]
     pub fn with(mut self, dimension: Dimension, limit: u64) -> Self {

@@ -83,9 +83,13 @@ async fn report(service: &Weak<HyperSync>, reported: &mut Reported) -> Option<bo
     Some(done.is_ok())
 }
 
-/// A proposal that has ended, with the answer that it got; one person decides.
+/// A proposal that has ended, with the answer that it got; one person decides. One that its proposer withdrew
+/// before says nothing of those who decide.
 fn decided(proposal: &Proposal) -> Option<DecidedProposal> {
     let ended_us = proposal.ended_us?;
+    if proposal.state == State::Withdrawn && proposal.decided_us.is_none() {
+        return None;
+    }
     let vote = proposal.decided_us.map(|at_us| Vote {
         approves: proposal.state != State::Rejected,
         at: Some(timestamp(at_us)),

@@ -396,6 +396,8 @@ impl Orchestration {
             let promotion = step.change.promotion(Target::Version(step.version));
             return self.stage(tx, agent, &promotion, row, step.from).await;
         }
+        // Nobody brings it back alone by a roll-back.
+        store::take_down(tx, agent.id(), live.row.weights_version).await?;
         let found = match Target::Before.find(tx, agent, live).await {
             Err(OrchestrationError::NoEarlierVersion) => Found::Rule(agent.definition.baseline()?),
             found => found?,

@@ -80,7 +80,7 @@ fn item(sent: UsageItem) -> Result<Item, Status> {
         UsageDimension::Unspecified => return Err(bad("items.dimension")),
         UsageDimension::Calls => Dimension::Calls,
         UsageDimension::TrainingSteps => Dimension::TrainingSteps,
-        UsageDimension::SolverSeconds => Dimension::SolverSeconds,
+        UsageDimension::SolverMicroseconds => Dimension::SolverSeconds,
     };
     Ok(Item {
         source: sent.source,

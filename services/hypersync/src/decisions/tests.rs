@@ -50,10 +50,18 @@ fn an_answer_is_an_approval_unless_it_was_rejected_and_none_where_nobody_decided
     };
     assert_eq!(votes(State::Completed, Some(5)), [true]);
     assert_eq!(votes(State::Rejected, Some(5)), [false]);
-    assert_eq!(votes(State::Withdrawn, None), [false; 0]);
+    assert_eq!(votes(State::Failed, None), [false; 0]);
+    assert_eq!(votes(State::Withdrawn, Some(5)), [true]);
     let mut open = proposal(State::Approved);
     open.ended_us = None;
     assert_eq!(decided(&open), None);
+    let mut withdrawn = proposal(State::Withdrawn);
+    (withdrawn.decided_us, withdrawn.ended_us) = (None, Some(9));
+    assert_eq!(
+        decided(&withdrawn),
+        None,
+        "nobody was asked for long enough"
+    );
 }
 
 #[tokio::test]

@@ -23,11 +23,14 @@ pub(crate) struct Installed<'a> {
     pub(crate) final_return: f64,
     pub(crate) steps: i64,
     pub(crate) episodes: i64,
+    /// Whether the environment was lent by a caller, who says what is rewarded there.
+    pub(crate) is_lent: bool,
 }
 
 impl Agents {
     /// Writes new weights, and the row that refers to them. Of an agent that is bound to the live mesh they
-    /// enter the ladder, and do not answer. Returns the number of the version too. The caller commits and
+    /// enter the ladder, and do not answer. Those from a lent environment do not answer either, until a person
+    /// promotes them: they are what its owner rewarded. Returns the number of the version too. The caller commits and
     /// publishes.
     pub(crate) async fn install(
         &self,
@@ -37,7 +40,8 @@ impl Agents {
     ) -> Result<(LiveAgent, i64), OrchestrationError> {
         let blob = self.blobs.put(tx, installed.policy.to_bytes()).await?;
         let mut next = LiveAgent::clone(&agent.live());
-        let (number, served) = (next_version(tx, &next.row).await?, !agent.is_bound());
+        let served = !agent.is_bound() && !installed.is_lent;
+        let number = next_version(tx, &next.row).await?;
         if served {
             next.row.weights = Some(blob.clone());
             next.row.rule = None;

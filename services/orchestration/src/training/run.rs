@@ -9,6 +9,7 @@ use super::{journal::Journal, pace::Pace};
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, Installed, LiveAgent},
+    hosts,
     learners::{Event, Running, Stop},
     leases::{Fences, LearnerLeases},
     serving::Rollout,
@@ -363,6 +364,7 @@ impl OwnedRun {
                 final_return: evaluation.mean(learned.agent),
                 steps: row.steps_done,
                 episodes: row.episodes_done,
+                is_lent: hosts::is_external(&row.environment),
             };
             let written = self.service.agents.install(turn, agent, installed);
             let (live, version) = written.await?;

@@ -360,12 +360,18 @@ async fn the_policy_is_the_stored_one_whatever_the_commit_does() {
 
 /// Writes weights past the service's checks.
 async fn install(service: &Orchestration, policy: &Policy) {
+    install_of(service, policy, false).await;
+}
+
+/// The same, of a training in an environment that was lent, or not.
+async fn install_of(service: &Orchestration, policy: &Policy, is_lent: bool) {
     let installed = Installed {
         run: Uuid::nil(),
         policy,
         final_return: 1.0,
         steps: 1,
         episodes: 1,
+        is_lent,
     };
     let slot = agent(service);
     let mut turn = service.turn(&slot, "test.install").await.unwrap();
@@ -391,6 +397,24 @@ async fn foreign(service: &Orchestration) -> Policy {
         }
     }
     panic!("the learner has no result")
+}
+
+#[tokio::test]
+async fn what_was_learned_in_a_lent_environment_answers_once_a_person_promotes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, _) = trained(dir.path()).await;
+    let before = agent(&service).live().row.clone();
+    let own = agent(&service).live().policy.clone().unwrap();
+    install_of(&service, &own, true).await;
+    let after = agent(&service).live().row.clone();
+    assert_eq!(
+        (after.weights_version, after.last_return),
+        (before.weights_version, before.last_return)
+    );
+    let newest = list(&service).await.remove(0);
+    assert_eq!((newest.version, newest.served), (3, false));
+    let promoted = promote(&service, Target::Version(3), None).await;
+    assert_eq!(promoted.unwrap(), 4);
 }
 
 #[tokio::test]

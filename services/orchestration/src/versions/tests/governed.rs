@@ -275,6 +275,10 @@ async fn a_step_to_active_is_taken_back_to_what_answered_before() {
     let acted = answers(&service).unwrap();
     assert_eq!((acted.rule, acted.weights_version), (Some("aimd"), 4));
     assert!(!back(&service, Stage::Canary, Stage::Active).await.unwrap());
+    settle(&service, None).await.unwrap();
+    promote(&service, Target::Before, None).await.ok();
+    let acted = answers(&service).unwrap();
+    assert!(acted.rule.is_some(), "one person does not bring it back");
 }
 
 #[tokio::test]
