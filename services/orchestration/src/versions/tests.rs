@@ -402,9 +402,11 @@ async fn foreign(service: &Orchestration) -> Policy {
 #[tokio::test]
 async fn what_was_learned_in_a_lent_environment_answers_once_a_person_promotes_it() {
     let dir = tempfile::tempdir().unwrap();
-    let (service, _) = trained(dir.path()).await;
-    let before = agent(&service).live().row.clone();
+    let service = open(dir.path()).await;
+    train(&service).await;
     let own = agent(&service).live().policy.clone().unwrap();
+    train(&service).await;
+    let before = agent(&service).live().row.clone();
     install_of(&service, &own, true).await;
     let after = agent(&service).live().row.clone();
     assert_eq!(
