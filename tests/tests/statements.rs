@@ -75,6 +75,21 @@ const fn scan(start: &'static str, engine: Engine, reason: &'static str) -> Scan
 
 const SCANS: &[Scan] = &[
     scan(
+        "SELECT id FROM training_runs WHERE state IN ('paused', 'pausing')",
+        Engine::Sqlite,
+        "as few runs as are retained, when one is paused",
+    ),
+    scan(
+        "SELECT proposal_id, body FROM decisions ORDER BY ended_us DESC, proposal_id DESC LIMIT $1",
+        Engine::Either,
+        "the newest in the order of the index",
+    ),
+    scan(
+        "DELETE FROM decisions WHERE ended_us <=",
+        Engine::Either,
+        "the newest that are kept, in the order of the index",
+    ),
+    scan(
         "SELECT position, record FROM audit_outbox ORDER BY position LIMIT",
         Engine::Either,
         "the first rows in the order of the key",

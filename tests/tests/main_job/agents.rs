@@ -336,7 +336,7 @@ async fn refused_promotions(mesh: &TestMesh, developer: &Rest, live: u64) {
         (
             "policy/promote",
             json!({ "version": "18446744073709551615" }),
-            (404, "NOT_FOUND"),
+            (400, "INVALID_FIELD"),
         ),
         (
             "policy/promote",
