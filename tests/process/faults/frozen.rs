@@ -167,7 +167,7 @@ async fn a_suspended_owner_of_a_training_run_reports_and_makes_live_nothing_any_
     let data = tempfile::tempdir().unwrap();
     let mesh = two(data.path());
     let rest = mesh.admin().await;
-    let body = json!({ "steps": "200000", "seed": "1" });
+    let body = json!({ "steps": "100000", "seed": "1" });
     let path = format!("{}/train", governed::POLICY);
     let run = rest.post(&path, body).await.unwrap();
     let run = governed::text(&run["run"]["run_id"]);
