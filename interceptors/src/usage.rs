@@ -29,8 +29,9 @@ use std::{
 use tars_credentials::Caller;
 use tars_runtime::{
     clock::Clock,
+    db::{DbError, Fetch},
     metrics::Metrics,
-    usage::{Answer, Dimension, Item, Month},
+    usage::{self, Answer, Dimension, Item, Month},
 };
 use uuid::Uuid;
 
@@ -203,18 +204,32 @@ impl Usage {
         }
     }
 
-    /// Checks that `asked` training steps fit into what is left, where `more` are used or promised beside what is
-    /// known to be counted: those of work that runs, and those that Auth has not heard of.
+    /// Checks that `asked` training steps fit into what is left, where `promised` are those that other work of the
+    /// user may still take. What waits in the outbox of the service is used as well.
     ///
     /// # Errors
     ///
-    /// [`OverQuota`] where they do not fit.
-    pub fn check_steps(
+    /// [`OverQuota`] where they do not fit, and [`DbError`] where the outbox cannot be read.
+    pub async fn ensure_steps<E>(
         &self,
+        tx: &mut impl Fetch,
         allowance: &Allowance,
-        more: u64,
+        promised: u64,
         asked: u64,
-    ) -> Result<(), OverQuota> {
+    ) -> Result<(), E>
+    where
+        E: From<DbError> + From<OverQuota>,
+    {
+        let (user_id, dimension) = (&allowance.user_id, Dimension::TrainingSteps);
+        if allowance.of(dimension).is_none() {
+            return Ok(());
+        }
+        let waiting = usage::waiting(tx, user_id, dimension, self.month()).await?;
+        let more = promised.saturating_add(waiting);
+        Ok(self.check_steps(allowance, more, asked)?)
+    }
+
+    fn check_steps(&self, allowance: &Allowance, more: u64, asked: u64) -> Result<(), OverQuota> {
         let (month, dimension) = (self.month(), Dimension::TrainingSteps);
         let Some(limit) = allowance.of(dimension) else {
             return Ok(());

@@ -6,7 +6,7 @@ use crate::{
     Automl, AutomlError,
     peers::Elsewhere,
     store::{StudyState as State, TrialState as Ended},
-    studies::{NewStudy, StudyView},
+    studies::{NewStudy, StudyView, TrialEnd},
     watch::{StudyEvent, Watcher},
 };
 use futures_util::{Stream, stream};
@@ -229,10 +229,8 @@ impl study_service_server::StudyService for Api {
                 ));
             }
         };
-        let told = self
-            .automl
-            .tell(&row, asked.number, ended, score, &asked.error, None)
-            .await?;
+        let end = TrialEnd::of(ended, score, &asked.error);
+        let told = self.automl.tell(&row, asked.number, end, None).await?;
         Ok(Response::new(TellTrialResponse {
             trial: Some(trial(told)),
         }))

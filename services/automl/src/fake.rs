@@ -99,6 +99,8 @@ pub(crate) enum Outcome {
     Reports(Vec<(u64, f64)>, f64),
     /// Its stream ends without a result.
     Lost,
+    /// It waits for a learner until it is stopped.
+    Queued,
     /// It ends with 1 once it gets one of these permits.
     Permitted(Arc<Semaphore>),
     /// It reports these values, then runs until it is stopped.
@@ -116,6 +118,7 @@ impl Outcome {
                 progress(reports).chain(end).boxed()
             }
             Self::Lost => stream::empty().boxed(),
+            Self::Queued => stream::pending().boxed(),
             Self::Permitted(releases) => stream::once(async move {
                 let permit = releases.acquire_owned().await;
                 permit.expect("never closed").forget();
@@ -136,8 +139,16 @@ impl Outcome {
 }
 
 fn progress(reports: Vec<(u64, f64)>) -> BoxStream<'static, Result<Update, PeerError>> {
-    let update = |(step, mean_return)| Ok(Update::Progress { step, mean_return });
-    stream::iter(reports.into_iter().map(update)).boxed()
+    let update = |(step, mean_return)| {
+        Ok(Update::Progress {
+            step,
+            mean_return: Some(mean_return),
+        })
+    };
+    let began = stream::iter([Ok(Update::Began)]);
+    began
+        .chain(stream::iter(reports.into_iter().map(update)))
+        .boxed()
 }
 
 #[derive(Debug, Default)]

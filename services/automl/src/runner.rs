@@ -13,8 +13,15 @@ use crate::{
     peers::{AgentKind, Elsewhere},
     retries::{AccessRetries, TrialRetries},
     store::{StudyRow, TrialRow, TrialState},
+    studies::TrialEnd,
 };
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 use tars_interceptors::call::{in_current_trace, with_trace};
 use tars_peers::{Evaluation, Failure, Update, seeds};
 use tars_runtime::{
@@ -24,13 +31,49 @@ use tars_runtime::{
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 use uuid::Uuid;
 
-/// Progress reports of a trial, which the pruner evaluates.
-const REPORTS: u32 = 10;
+/// The least and the most progress reports of a trial, which the pruner evaluates.
+const REPORTS: std::ops::RangeInclusive<u64> = 10..=100;
+/// The most steps between two reports, where a trial is not so long that it has too many.
+const STEPS_A_REPORT: u64 = 2000;
 
 enum TrialOutcome {
     Score(f64),
     Pruned,
     Cancelled,
+}
+
+/// How far a trial of this process is.
+#[derive(Debug, Default)]
+struct Reached {
+    /// Whether it has left the queue of the trainer.
+    has_begun: AtomicBool,
+    /// The steps that it has said it took.
+    step: AtomicU64,
+}
+
+impl Reached {
+    fn begin(&self) {
+        self.has_begun.store(true, Ordering::Relaxed);
+    }
+
+    fn reach(&self, step: u64) {
+        self.step.fetch_max(step, Ordering::Relaxed);
+    }
+
+    /// What a trial is charged for that ended before its last step. Whoever cancels it between two reports pays
+    /// for all the steps up to the second one: else nobody would pay for those that it took.
+    fn charged(&self, is_cancelled: bool, study: &StudyRow) -> u64 {
+        let reached = self.step.load(Ordering::Relaxed);
+        if is_cancelled && self.has_begun.load(Ordering::Relaxed) {
+            return reached.saturating_add(study.steps.div_ceil(reports(study.steps)));
+        }
+        reached
+    }
+}
+
+fn reports(steps: u64) -> u64 {
+    let wanted = steps.div_ceil(STEPS_A_REPORT);
+    wanted.clamp(*REPORTS.start(), *REPORTS.end())
 }
 
 impl Automl {
@@ -194,7 +237,11 @@ impl Automl {
         run: &Cancellation,
         fence: &Fence,
     ) -> Result<(), AutomlError> {
-        let (state, score, error) = match self.train_with_retries(study, &trial, run, fence).await {
+        let reached = Reached::default();
+        let trained = self.train_with_retries(study, &trial, &reached, run, fence);
+        let trained = trained.await;
+        let is_cancelled = matches!(trained, Ok(TrialOutcome::Cancelled));
+        let (state, score, error) = match trained {
             Ok(TrialOutcome::Score(score)) => (TrialState::Complete, Some(score), String::new()),
             Ok(TrialOutcome::Pruned) => (TrialState::Pruned, None, String::new()),
             Ok(TrialOutcome::Cancelled) => (TrialState::Failed, None, "cancelled".to_owned()),
@@ -203,7 +250,13 @@ impl Automl {
             }
             Err(e) => return Err(e),
         };
-        let tell = || self.tell(study, trial.number, state, score, &error, Some(fence));
+        let end = TrialEnd {
+            state,
+            score,
+            error,
+            steps: reached.charged(is_cancelled, study),
+        };
+        let tell = || self.tell(study, trial.number, end.clone(), Some(fence));
         self.retry_access(run, tell).await.map(drop)
     }
 
@@ -212,12 +265,13 @@ impl Automl {
         self: &Arc<Self>,
         study: &StudyRow,
         trial: &TrialRow,
+        reached: &Reached,
         run: &Cancellation,
         fence: &Fence,
     ) -> Result<TrialOutcome, AutomlError> {
         let mut retries = TrialRetries::new(self.pacing);
         loop {
-            let error = match self.train(study, trial, run, fence).await {
+            let error = match self.train(study, trial, reached, run, fence).await {
                 Err(AutomlError::Call(error)) => error,
                 other => return other,
             };
@@ -237,6 +291,7 @@ impl Automl {
         self: &Arc<Self>,
         study: &StudyRow,
         trial: &TrialRow,
+        reached: &Reached,
         run: &Cancellation,
         fence: &Fence,
     ) -> Result<TrialOutcome, AutomlError> {
@@ -251,10 +306,16 @@ impl Automl {
                 update = training.next() => update?,
                 () = stopped => return Ok(TrialOutcome::Cancelled),
             };
-            let (step, value) = match update {
+            let (step, mean_return) = match update {
+                Update::Began => {
+                    reached.begin();
+                    continue;
+                }
                 Update::Progress { step, mean_return } => (step, mean_return),
                 Update::Ended(score) => return Ok(TrialOutcome::Score(score)),
             };
+            reached.reach(step);
+            let Some(value) = mean_return else { continue };
             let report = || self.report(study, trial.number, step, value, Some(fence));
             if self.retry_access(run, report).await? {
                 return Ok(TrialOutcome::Pruned);
@@ -288,7 +349,7 @@ fn evaluation(study: &StudyRow, trial: &TrialRow, fence: &Fence) -> Evaluation {
         hyperparameters: hyper::params(&trial.parameters),
         seed: seeds::for_trial(study.seed, trial.number),
         steps: study.steps,
-        reports: REPORTS,
+        reports: u32::try_from(reports(study.steps)).unwrap_or(u32::MAX),
         on_behalf_of: study.owner_id.clone(),
         verification: false,
         work_id: lease_of(study.id),

@@ -14,7 +14,6 @@ use tars_runtime::{
     page,
     tasks::to_the_end,
     trace,
-    usage::{self, Dimension},
 };
 use tars_search::{Direction, Observation, Pruner, Sampler, Space};
 use uuid::Uuid;
@@ -40,6 +39,27 @@ pub(crate) struct NewStudy {
     pub(crate) owner_id: String,
     /// What that owner may use.
     pub(crate) allowance: Allowance,
+}
+
+/// How a trial ends.
+#[derive(Debug, Clone)]
+pub(crate) struct TrialEnd {
+    pub(crate) state: TrialState,
+    pub(crate) score: Option<f64>,
+    pub(crate) error: String,
+    /// The steps that it is charged for where the server took them and it is not complete.
+    pub(crate) steps: u64,
+}
+
+impl TrialEnd {
+    pub(crate) fn of(state: TrialState, score: Option<f64>, error: &str) -> Self {
+        Self {
+            state,
+            score,
+            error: error.to_owned(),
+            steps: 0,
+        }
+    }
 }
 
 /// A study with its counts and its best trial.
@@ -167,15 +187,14 @@ impl Automl {
         row: &StudyRow,
         allowance: &Allowance,
     ) -> Result<(), AutomlError> {
-        let (dimension, month) = (Dimension::TrainingSteps, self.usage.month());
-        if !row.server_run || allowance.of(dimension).is_none() {
+        if !row.server_run {
             return Ok(());
         }
         let promised = store::promised_steps(tx, &row.owner_id).await?;
-        let waiting = usage::waiting(tx, &row.owner_id, dimension, month).await?;
         let steps = row.steps.saturating_mul(u64::from(row.n_trials));
-        let more = promised.saturating_add(waiting);
-        Ok(self.usage.check_steps(allowance, more, steps)?)
+        self.usage
+            .ensure_steps(tx, allowance, promised, steps)
+            .await
     }
 
     pub(crate) async fn study_view(&self, id: Uuid) -> Result<StudyView, AutomlError> {
@@ -327,31 +346,28 @@ impl Automl {
         self: &Arc<Self>,
         study: &StudyRow,
         number: u32,
-        state: TrialState,
-        score: Option<f64>,
-        error: &str,
+        end: TrialEnd,
         fence: Option<&Fence>,
     ) -> Result<TrialRow, AutomlError> {
         let mut tx = self.store.begin_owned("trials.tell", fence).await?;
         let mut row = store::trial_in(&mut tx, study.id, number).await?;
         if row.state != TrialState::Running {
-            let same = row.state == state && row.score == score;
+            let same = row.state == end.state && row.score == end.score;
             if !same {
                 return Err(AutomlError::TrialEnded(row.state.as_str()));
             }
             return Ok(row);
         }
-        row.state = state;
-        row.score = score;
-        row.error = error.chars().take(1024).collect();
+        row.state = end.state;
+        row.score = end.score;
+        row.error = end.error.chars().take(1024).collect();
         row.ended_us = Some(self.clock.now_us());
-        let counted = match state {
-            TrialState::Complete => {
-                let month = self.usage.month();
-                store::count_steps(&mut tx, study, &mut row, study.steps, month).await?
-            }
-            _ => 0,
+        let steps = match end.state {
+            TrialState::Complete => study.steps,
+            _ => end.steps,
         };
+        let month = self.usage.month();
+        let counted = store::count_steps(&mut tx, study, &mut row, steps, month).await?;
         store::number_event(&mut tx, &mut row).await?;
         let updated = store::update_running_trial(&mut tx, &row).await?;
         updated.or(AutomlError::Conflict)?;

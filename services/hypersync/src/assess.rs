@@ -158,5 +158,8 @@ impl HyperSync {
 }
 
 fn is_retryable(error: &HyperSyncError) -> bool {
-    error.failure().is_some_and(Failure::is_retryable)
+    match error {
+        HyperSyncError::Store(error) => error.is_transient(),
+        other => other.failure().is_some_and(Failure::is_retryable),
+    }
 }

@@ -13,7 +13,7 @@ use crate::{
     ownership::saga_lease,
     pauses::Pauses,
     proposals::require_state,
-    saga::token_of,
+    saga::{Settled, token_of},
     store::{self, Proposal, State},
 };
 use futures_util::future::join_all;
@@ -165,7 +165,7 @@ impl HyperSync {
         let (fence, write) = (lease.fence(), (by, id, resolution, reason));
         let decided = match resolution {
             Resolution::RollBack => self.write_decision(write, &fence).await,
-            Resolution::KeepLive => match self.settle(&seen, None, &fence).await {
+            Resolution::KeepLive => match self.settle(&seen, Settled::Kept, &fence).await {
                 Ok(()) => self.write_decision(write, &fence).await,
                 Err(e) => Err(e),
             },

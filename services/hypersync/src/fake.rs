@@ -10,7 +10,7 @@ pub(crate) use rig::{LIFE, Rig, WATCH, caller, reason};
 use ladder::LadderRecord;
 
 use crate::peers::{ChangeAgents, ReadForCaller};
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -88,6 +88,8 @@ pub(crate) enum Fault {
     Fall,
     /// The call never returns.
     Hang,
+    /// The last attempt to apply is carried out just before the call, whatever became of it then.
+    Arrive,
 }
 
 /// Where the process is killed: before or after the effect of a call, by its number.
@@ -96,6 +98,9 @@ pub(crate) enum Death {
     Before(usize),
     After(usize),
 }
+
+/// The number of an operation that is never to take effect.
+const VOID: u64 = u64::MAX;
 
 /// The agent as Orchestration stores it.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,6 +128,11 @@ impl AgentRecord {
             operations: BTreeMap::new(),
             tokens: BTreeMap::new(),
         }
+    }
+
+    /// Whether a late attempt of a change's first operation changes nothing.
+    pub(crate) fn is_void(&self, operation: &str) -> bool {
+        self.operations.get(operation) == Some(&VOID) || self.ladder.is_void(operation)
     }
 
     fn set(&mut self, values: Params) -> u64 {
@@ -159,6 +169,7 @@ impl AgentRecord {
         self.not_held(&request.change_id)?;
         let done = self.operations.get(&request.operation_id).copied();
         let version = match done {
+            Some(VOID) => return Err(fault::status(Code::Aborted, "SUPERSEDED", "given up")),
             Some(version) if self.hold.is_some() || version != self.version => return Ok(version),
             Some(version) => version,
             None if request.expected_version != self.version => {
@@ -179,6 +190,13 @@ impl AgentRecord {
         if let Some(token) = request.fencing_token {
             self.admit(&request.change_id, token)?;
         }
+        if let Some(operation) = &request.void_operation_id {
+            let version = *self.operations.entry(operation.clone()).or_insert(VOID);
+            if version == self.version {
+                let text = format!("version {version} is live");
+                return Err(fault::status(Code::Aborted, reason::VERSION_CHANGED, &text));
+            }
+        }
         self.not_held(&request.change_id)?;
         self.hold = None;
         self.approved = request.approved_version.unwrap_or(self.approved);
@@ -196,6 +214,7 @@ pub(crate) struct World {
     /// The proposals that were recorded.
     pub(crate) recorded: Mutex<Vec<DecidedProposal>>,
     faults: Mutex<VecDeque<(Call, Fault)>>,
+    attempted: Mutex<Option<ApplyHyperparametersRequest>>,
     calls: Mutex<Vec<Call>>,
     death: Option<Death>,
     number: AtomicUsize,
@@ -211,6 +230,7 @@ impl World {
             improvement: Mutex::new(improvement),
             recorded: Mutex::default(),
             faults: Mutex::default(),
+            attempted: Mutex::default(),
             calls: Mutex::default(),
             death,
             number: AtomicUsize::new(0),
@@ -286,6 +306,10 @@ impl World {
             Some(Fault::Hang) => return pending().await,
             Some(Fault::Overtake(value)) => drop(self.stored.lock().set(gamma(*value))),
             Some(Fault::Fall) => self.stored.lock().ladder.fall(),
+            Some(Fault::Arrive) => {
+                let late = self.attempted.lock().take().expect("it was attempted");
+                self.stored.lock().apply(late).unwrap();
+            }
             Some(Fault::LoseResponse) | None => {}
         }
         let done = effect(&mut self.stored.lock());
@@ -372,6 +396,7 @@ impl ChangeAgents for Handle {
     }
 
     async fn apply(&self, request: ApplyHyperparametersRequest) -> Result<u64, PeerError> {
+        *self.0.attempted.lock() = Some(request.clone());
         self.0
             .meet(Call::Apply, |stored| stored.apply(request))
             .await
@@ -406,6 +431,6 @@ impl Trainer for Handle {
     fn evaluate(&self, evaluation: Evaluation) -> Run {
         let world = Arc::clone(&self.0);
         let run = async move { world.mean_return(evaluation).await.map(Update::Ended) };
-        Run::new(stream::once(run))
+        Run::new(stream::iter([Ok(Update::Began)]).chain(stream::once(run)))
     }
 }

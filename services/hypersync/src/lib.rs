@@ -9,6 +9,7 @@ mod api;
 mod assess;
 mod attention;
 mod change;
+mod charges;
 mod decisions;
 mod error;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use progress::Measurements;
 use saga::Watch;
 use std::{io, sync::Arc};
 use store::Store;
+use tars_interceptors::usage::Usage;
 use tars_runtime::{
     bus::{Bus, Topic},
     changes::Changes,
@@ -65,6 +67,7 @@ pub struct HyperSync {
     tracer: Tracer,
     ended: Outcomes,
     measurements: Measurements,
+    usage: Usage,
 }
 
 /// The metrics of proposals, by the state in which they end.
@@ -84,6 +87,7 @@ pub(crate) struct Setup {
     pub(crate) bus: Bus,
     pub(crate) tracer: Tracer,
     pub(crate) metrics: Metrics,
+    pub(crate) usage: Usage,
 }
 
 impl HyperSync {
@@ -100,6 +104,7 @@ impl HyperSync {
             bus,
             tracer,
             metrics,
+            usage,
         } = setup;
         let db = Db::open(database, store::MIGRATIONS).await?;
         let jitter = Seeds::system();
@@ -120,6 +125,7 @@ impl HyperSync {
             tracer,
             ended: Outcomes::new(&metrics, PROPOSALS),
             measurements: Measurements::default(),
+            usage,
         }))
     }
 }

@@ -73,6 +73,7 @@ impl HyperSync {
             on_behalf_of: lost.by,
             // Nobody works on what is lost.
             fencing_token: None,
+            void_operation_id: None,
         };
         Ok(self.peers.agents.settle(request).await?)
     }

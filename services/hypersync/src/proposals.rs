@@ -2,6 +2,7 @@
 
 use crate::{
     HyperSync, HyperSyncError,
+    saga::measure::Purpose,
     store::{self, Assessment, Proposal, State, Which},
 };
 use std::sync::Arc;
@@ -119,25 +120,30 @@ impl HyperSync {
         caller: &Caller,
         id: Uuid,
     ) -> Result<Proposal, HyperSyncError> {
-        let (this, by) = (Arc::clone(self), caller.label.clone());
+        let (this, caller) = (Arc::clone(self), caller.clone());
         to_the_end(async move {
-            let proposal = this.begin_apply(&by, id).await?;
+            let proposal = this.begin_apply(&caller, id).await?;
             this.run_in_background(proposal.clone());
             Ok(proposal)
         })
         .await
     }
 
-    async fn begin_apply(&self, by: &str, id: Uuid) -> Result<Proposal, HyperSyncError> {
+    async fn begin_apply(&self, caller: &Caller, id: Uuid) -> Result<Proposal, HyperSyncError> {
         let seen = self.get(id).await?;
         require_state(&seen, State::Approved)?;
         self.require_current(&seen).await?;
         let mut tx = self.store.begin("proposals.apply").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
         require_state(&proposal, State::Approved)?;
-        by.clone_into(&mut proposal.applied_by);
+        caller.label.clone_into(&mut proposal.applied_by);
+        caller.owner_id.clone_into(&mut proposal.applier_owner);
+        let allowance = self.usage.allowance(caller);
+        self.promise(&mut tx, &proposal, Purpose::Verification, &allowance)
+            .await?;
         proposal.traceparent = trace::current().map(|c| c.to_header()).unwrap_or_default();
-        self.write(tx, &mut proposal, State::Applying, "hypersync.applying", by)
+        let (kind, by) = ("hypersync.applying", &caller.label);
+        self.write(tx, &mut proposal, State::Applying, kind, by)
             .await?;
         Ok(proposal)
     }
@@ -149,10 +155,10 @@ impl HyperSync {
         next: State,
         fence: &Fence,
     ) -> Result<(), HyperSyncError> {
-        let kind = if proposal.state == next {
-            "hypersync.measured".to_owned()
-        } else {
-            format!("hypersync.{}", next.as_str())
+        let kind = match (proposal.state, next) {
+            (State::Verifying, State::Verifying) => "hypersync.measured".to_owned(),
+            (State::Applying, State::Applying) => "hypersync.refused".to_owned(),
+            _ => format!("hypersync.{}", next.as_str()),
         };
         let by = proposal.applied_by.clone();
         let tx = self.store.begin_owned("proposals.advance", fence).await?;

@@ -10,10 +10,12 @@ pub(crate) use promotion::Climb;
 use crate::{
     HyperSync, HyperSyncError,
     change::{Change, Tuning},
+    saga::measure::Purpose,
     store::{self, Proposal, State},
 };
 use std::sync::Arc;
 use tars_credentials::Caller;
+use tars_interceptors::usage::Allowance;
 use tars_learn::{
     algorithm,
     hyper::{ParamViolation, Value, Values},
@@ -52,22 +54,23 @@ impl HyperSync {
         let (agent, change) = finding.into_change(seeds.unwrap_or(DEFAULT_SEEDS));
         let base_version = agent.version;
         let draft = draft(agent, change, caller, self.clock.now_us());
-        self.submit(Proposal {
+        let proposal = Proposal {
             note: note.to_owned(),
             base_version,
             ..draft
-        })
-        .await
+        };
+        self.submit(proposal, self.usage.allowance(caller)).await
     }
 
-    /// Writes a new proposal. Once written it is assessed even if the caller has gone away.
+    /// Writes a new proposal, whose assessment takes of what its proposer may use. Once written it is assessed even if the caller has gone away.
     pub(crate) async fn submit(
         self: &Arc<Self>,
         proposal: Proposal,
+        allowance: Allowance,
     ) -> Result<Proposal, HyperSyncError> {
         let this = Arc::clone(self);
         to_the_end(async move {
-            this.write_new(&proposal).await?;
+            this.write_new(&proposal, &allowance).await?;
             this.assess_in_background(&proposal);
             Ok(proposal)
         })
@@ -110,10 +113,16 @@ impl HyperSync {
         }
     }
 
-    async fn write_new(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
+    async fn write_new(
+        &self,
+        proposal: &Proposal,
+        allowance: &Allowance,
+    ) -> Result<(), HyperSyncError> {
         let record = self.record(proposal, "hypersync.proposed", &proposal.proposed_by);
         let mut tx = self.store.begin("proposals.propose").await?;
         store::insert(&mut tx, proposal).await?;
+        self.promise(&mut tx, proposal, Purpose::Assessment, allowance)
+            .await?;
         audit::insert(&mut tx, &record).await?;
         let change = self.changes.take(&mut tx).await?;
         tx.commit_with_proof(store::proof_of(proposal.id)).await?;
@@ -157,6 +166,7 @@ pub(crate) fn draft(agent: Agent, change: Change, caller: &Caller, now_us: i64) 
         proposer_owner: caller.owner_id.clone(),
         decided_by: String::new(),
         applied_by: String::new(),
+        applier_owner: String::new(),
         note: String::new(),
         reason: String::new(),
         base_version: 0,
@@ -164,6 +174,7 @@ pub(crate) fn draft(agent: Agent, change: Change, caller: &Caller, now_us: i64) 
         assessment_error: String::new(),
         approved_without_assessment: false,
         error: String::new(),
+        given_up: false,
         attention: String::new(),
         resolved_by: String::new(),
         resolution_reason: String::new(),

@@ -132,6 +132,8 @@ impl HyperSync {
         fence: &Fence,
     ) -> Option<Proposal> {
         let next = match plan::recovery(committed.state, error, pauses) {
+            // What was given up could not be made void, so that it may be live.
+            Recovery::Advance(State::Failed) if committed.given_up => State::RollingBack,
             Recovery::Advance(next) => next,
             recovery => {
                 tracing::info!(proposal = %committed.id, ?error, "a step of applying will be retried");
@@ -147,6 +149,11 @@ impl HyperSync {
         turned.error = match turned.change {
             Change::Tuning(_) => error.to_string(),
             Change::Promotion { .. } => error.told(),
+        };
+        turned.given_up = next == State::Failed;
+        let next = match turned.given_up {
+            true => committed.state,
+            false => next,
         };
         if next == State::NeedsAttention {
             turned.attention = format!(
@@ -169,6 +176,9 @@ impl HyperSync {
 
     async fn step(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
         match proposal.change.clone() {
+            change if proposal.given_up && proposal.state == State::Applying => {
+                self.give_up(proposal, &change, fence).await
+            }
             Change::Tuning(tuning) => self.step_tuning(proposal, tuning, fence).await,
             Change::Promotion { promotion } => {
                 self.step_promotion(proposal, promotion, fence).await
@@ -176,22 +186,54 @@ impl HyperSync {
         }
     }
 
-    /// Releases the agent, and approves the given version if there is one.
+    /// Ends a proposal that was refused, once no attempt to apply it can take effect any more: one that is still on
+    /// its way would hold the agent for a proposal that has ended.
+    async fn give_up(
+        &self,
+        proposal: &mut Proposal,
+        change: &Change,
+        fence: &Fence,
+    ) -> Result<(), HyperSyncError> {
+        match change {
+            Change::Tuning(_) => self.settle(proposal, Settled::Undone, fence).await?,
+            Change::Promotion { promotion } => self.take_back(proposal, promotion, fence).await?,
+        }
+        self.advance(proposal, State::Failed, fence).await
+    }
+
+    /// Releases the agent.
     pub(crate) async fn settle(
         &self,
         proposal: &Proposal,
-        approved_version: Option<u64>,
+        settled: Settled,
         fence: &Fence,
     ) -> Result<(), HyperSyncError> {
+        let approved_version = match settled {
+            Settled::Approved(version) => Some(version),
+            Settled::Undone | Settled::Kept => None,
+        };
+        let void_operation_id = (settled == Settled::Undone).then(|| proposal.id.to_string());
         let request = SettleHyperparametersRequest {
             agent_id: proposal.agent_id.clone(),
             change_id: proposal.id.to_string(),
             approved_version,
             on_behalf_of: proposal.applied_by.clone(),
             fencing_token: Some(token_of(fence)?),
+            void_operation_id,
         };
         Ok(self.peers.agents.settle(request).await?)
     }
+}
+
+/// How a change of hyperparameters ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The version was verified.
+    Approved(u64),
+    /// The change is not live, and is not to become live.
+    Undone,
+    /// A person keeps what is live.
+    Kept,
 }
 
 /// The token that a call to Orchestration carries, while the lease has not ended by this process's clock.

@@ -3,8 +3,10 @@
 //! Two unique columns are claims: the trial, or the version, of an open proposal, and the agent of a proposal that is
 //! changing it. They decide which of two racing proposals wins.
 
+mod measured;
 mod state;
 
+pub(crate) use measured::{measured, open_measurement, promised_steps, put_measured};
 pub(crate) use state::State;
 
 use crate::{HyperSyncError, change::Change};
@@ -27,6 +29,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(4, "leases", lease::MIGRATION),
     Migration::new(5, "change numbers", changes::MIGRATION),
     Migration::new(6, "usage outbox", usage::MIGRATION),
+    Migration::new(
+        7,
+        "measured steps",
+        include_str!("../migrations/0007_measured_steps.sql"),
+    ),
 ];
 
 /// The state of a proposal's assessment.
@@ -63,6 +70,9 @@ pub(crate) struct Proposal {
     pub(crate) proposer_owner: String,
     pub(crate) decided_by: String,
     pub(crate) applied_by: String,
+    /// The user behind whoever applied it; empty before.
+    #[serde(default)]
+    pub(crate) applier_owner: String,
     #[serde(default)]
     pub(crate) note: String,
     pub(crate) reason: String,
@@ -74,6 +84,10 @@ pub(crate) struct Proposal {
     #[serde(default)]
     pub(crate) approved_without_assessment: bool,
     pub(crate) error: String,
+    /// Whether applying was refused, so that it is not tried again. An attempt of which nothing was heard may still
+    /// be under way.
+    #[serde(default)]
+    pub(crate) given_up: bool,
     /// What a person has to decide, in `NeedsAttention`.
     #[serde(default)]
     pub(crate) attention: String,
@@ -368,7 +382,7 @@ pub(crate) async fn update(
         .bind(proposal.revision - 1);
     let updated = tx.execute(update).await.map_err(lost_claim)?;
     match updated.swap() {
-        Swap::Done => Ok(()),
+        Swap::Done => measured::close_measurements(tx, proposal).await,
         Swap::Lost => Err(HyperSyncError::Conflict),
     }
 }

@@ -37,6 +37,7 @@ impl Workload for HyperSync {
             bus: parts.bus,
             tracer: parts.tracer,
             metrics: parts.metrics.clone(),
+            usage: parts.usage,
         };
         let terms = |db: &Db| Terms::of(db, parts.dir);
         Ok(Self::open_at(&parts.database, terms, setup).await?)

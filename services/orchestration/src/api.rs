@@ -369,6 +369,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,
             approved_version: given("approved_version", asked.approved_version)?,
+            void_operation: asked.void_operation_id,
             token: given("fencing_token", asked.fencing_token)?,
         };
         let version = self.0.settle(Arc::clone(slot), settle).await?;

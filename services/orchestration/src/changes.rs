@@ -29,6 +29,10 @@ use tars_runtime::{
     tasks::to_the_end,
 };
 
+/// The number of an operation that is never to take effect: a late attempt of a change that was given up changes
+/// nothing.
+pub(crate) const VOID: i64 = -1;
+
 /// A direct change of an agent, outside of governance.
 #[derive(Debug, Clone)]
 pub(crate) struct Reload {
@@ -68,6 +72,8 @@ pub(crate) struct Settle {
     pub(crate) change_id: String,
     /// The verified version, if the change is approved.
     pub(crate) approved_version: Option<i64>,
+    /// An operation that is not to take effect, or was taken back.
+    pub(crate) void_operation: Option<String>,
     /// Absent for a change that nobody works on any more.
     pub(crate) token: Option<i64>,
 }
@@ -153,6 +159,7 @@ impl Orchestration {
         let held = ensure_not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;
         let live = agent.live();
         let (mut next, version) = match store::operation(&mut tx, &step.operation_id).await? {
+            Some(VOID) => return Err(OrchestrationError::Superseded(step.change_id)),
             // Done before. The hold is renewed if it was released and nothing else is live by now.
             Some(version) if held || version != live.row.version => {
                 return Ok((version, tx.commit_unchanged().await?));
@@ -245,6 +252,9 @@ impl Orchestration {
             store::admit(&mut tx, &work_of(&settle.change_id, token)).await?;
         }
         let mut next = LiveAgent::clone(&agent.live());
+        if let Some(operation) = &settle.void_operation {
+            self.make_void(&mut tx, operation, &next).await?;
+        }
         let change = settle.change_id.as_str();
         let mut released = store::delete_hold(&mut tx, agent.id(), change)
             .await?
@@ -273,6 +283,26 @@ impl Orchestration {
         audit::insert(&mut tx, &record).await?;
         next.hold = store::hold(&mut tx, agent.id()).await?;
         tx.commit(next).await
+    }
+
+    /// Sees to it that an operation does not take effect any more. Refused where what it made is live.
+    async fn make_void(
+        &self,
+        tx: &mut Transaction,
+        operation: &str,
+        live: &LiveAgent,
+    ) -> Result<(), OrchestrationError> {
+        match store::operation(tx, operation).await? {
+            None => {
+                let (agent, now_us) = (&live.row.id, self.clock.now_us());
+                store::insert_operation(tx, operation, agent, VOID, now_us).await
+            }
+            Some(version) if version == live.row.version => Err(OrchestrationError::Version {
+                live: version,
+                expected: version - 1,
+            }),
+            Some(_) => Ok(()),
+        }
     }
 
     /// Releases the hold of a change.

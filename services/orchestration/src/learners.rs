@@ -333,6 +333,11 @@ impl Stop {
         drop(left.map(|at| state.waiting.remove(at)));
     }
 
+    /// The steps that the run has taken; zero before it began.
+    pub(crate) fn reached(&self) -> u64 {
+        self.signal.reached()
+    }
+
     pub(crate) fn is_stopped(&self) -> bool {
         self.signal.get() != Want::Continue
     }

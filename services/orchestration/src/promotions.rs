@@ -8,7 +8,7 @@
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
-    changes::{ensure_not_held, work_of},
+    changes::{VOID, ensure_not_held, work_of},
     ladder::Move,
     serving::Made,
     stage::{Attempt, Comparison, Counts, Incumbent, MIN_SEEDS, Refusal, Stage},
@@ -18,9 +18,6 @@ use crate::{
 };
 use std::sync::Arc;
 use tars_runtime::{audit, tasks::to_the_end};
-
-/// The number of an operation that is never to take effect.
-const VOID: i64 = -1;
 
 /// Where a step up has put a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

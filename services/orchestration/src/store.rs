@@ -31,7 +31,7 @@ pub(crate) use plans::{
 pub(crate) use reports::{AgentReport, Group, Report, drop_old_reports, insert_reports};
 pub(crate) use runs::{
     Others, RunRow, RunState, Unfinished, complete_run, count_steps, end_run, insert_run,
-    leave_run, paused, promised_steps, proof_of_run, run_in, set_state, unfinished,
+    leave_run, pause_run, paused, promised_steps, proof_of_run, run_in, set_state, unfinished,
 };
 pub(crate) use sessions::{
     SessionBody, SessionRow, close_session, delete_old_sessions, insert_session, open_sessions,

@@ -77,6 +77,11 @@ impl Trainings {
     fn position(&self, id: Uuid) -> Option<u32> {
         self.0.lock().get(&id)?.position()
     }
+
+    #[cfg(test)]
+    fn reached(&self, id: Uuid) -> u64 {
+        self.0.lock().get(&id).map_or(0, Stop::reached)
+    }
 }
 
 impl Drop for Entry {

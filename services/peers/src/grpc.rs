@@ -6,7 +6,7 @@ use tars_interceptors::client::{Credentials, OutgoingService, finish, outgoing};
 use tars_mesh::{Channel, MAX_RESPONSE};
 use tars_proto::{
     orchestration::v1::{
-        EvaluateHyperparametersRequest, EvaluateHyperparametersResponse,
+        EvaluateHyperparametersRequest, EvaluateHyperparametersResponse, TrainingProgress,
         orchestration_service_client::OrchestrationServiceClient,
         training_service_client::TrainingServiceClient,
     },
@@ -74,19 +74,16 @@ fn updates(
                 finish(items).await;
                 return Ok(Some((Update::Ended(result.mean_return), None)));
             }
-            if let Some(progress) = progress(&item) {
-                return Ok(Some((progress, Some(items))));
+            if item.began {
+                return Ok(Some((Update::Began, Some(items))));
+            }
+            if let Some(progress) = item.progress {
+                let TrainingProgress {
+                    step, mean_return, ..
+                } = progress;
+                return Ok(Some((Update::Progress { step, mean_return }, Some(items))));
             }
         }
         Ok(None)
-    })
-}
-
-/// A report before the first episode has ended carries no return and is skipped.
-fn progress(item: &EvaluateHyperparametersResponse) -> Option<Update> {
-    let progress = item.progress.as_ref()?;
-    Some(Update::Progress {
-        step: progress.step,
-        mean_return: progress.mean_return?,
     })
 }

@@ -41,12 +41,14 @@ pub struct Evaluation {
 /// A message from a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Update {
+    /// The run has left the queue: from now on it takes steps.
+    Began,
     /// An intermediate report.
     Progress {
         /// Environment steps so far.
         step: u64,
-        /// The mean return of the episodes since the last report.
-        mean_return: f64,
+        /// The mean return of the episodes since the last report; `None` where none has ended.
+        mean_return: Option<f64>,
     },
     /// The last update: the mean return of the greedy evaluation.
     Ended(f64),
@@ -73,19 +75,6 @@ impl Run {
         update
             .unwrap_or_else(|| Err(Status::unavailable("the trainer's stream ended early").into()))
     }
-
-    /// Waits for the result and returns the mean return, ignoring progress.
-    ///
-    /// # Errors
-    ///
-    /// As for [`next`](Self::next).
-    pub async fn mean_return(mut self) -> Result<f64, PeerError> {
-        loop {
-            if let Update::Ended(mean_return) = self.next().await? {
-                return Ok(mean_return);
-            }
-        }
-    }
 }
 
 impl fmt::Debug for Run {
@@ -108,21 +97,20 @@ mod tests {
 
     const PROGRESS: Update = Update::Progress {
         step: 10,
-        mean_return: 1.0,
+        mean_return: Some(1.0),
     };
 
     #[tokio::test]
     async fn updates_arrive_in_order_up_to_the_result() {
-        let run = || Run::new(stream::iter([Ok(PROGRESS), Ok(Update::Ended(7.0))]));
-        assert_eq!(run().mean_return().await.unwrap(), 7.0);
-        let mut run = run();
+        let mut run = Run::new(stream::iter([Ok(PROGRESS), Ok(Update::Ended(7.0))]));
         assert_eq!(run.next().await.unwrap(), PROGRESS);
         assert_eq!(run.next().await.unwrap(), Update::Ended(7.0));
     }
 
     #[tokio::test]
     async fn a_run_that_ends_without_a_result_is_transient() {
-        let lost = Run::new(stream::iter([Ok(PROGRESS)])).mean_return().await;
-        assert_eq!(lost.unwrap_err().failure(), Failure::Transient);
+        let mut run = Run::new(stream::iter([Ok(PROGRESS)]));
+        assert_eq!(run.next().await.unwrap(), PROGRESS);
+        assert_eq!(run.next().await.unwrap_err().failure(), Failure::Transient);
     }
 }

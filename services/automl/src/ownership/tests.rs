@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     fake::{LIFE, Outcome, Rig, seeded},
     store::{StudyState, TrialState},
+    studies::TrialEnd,
 };
 use tokio::sync::Notify;
 
@@ -85,7 +86,12 @@ async fn a_replica_that_was_replaced_writes_nothing_of_a_study_that_goes_on() {
     // The clock of the first stands still. The study and its trial go on, so that only the token tells.
     assert!(fence.check().is_ok());
     let (automl, fence) = (&one.automl, Some(&fence));
-    let ended = automl.tell(&study, 0, TrialState::Complete, Some(0.9), "", fence);
+    let ended = automl.tell(
+        &study,
+        0,
+        TrialEnd::of(TrialState::Complete, Some(0.9), ""),
+        fence,
+    );
     let refused = [
         automl.ask(&study, fence).await.err(),
         automl.report(&study, 0, 20, 0.9, fence).await.err(),

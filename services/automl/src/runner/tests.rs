@@ -54,7 +54,7 @@ async fn a_trial_is_run_as_its_study_says() {
         (asked.agent_type.as_str(), asked.environment.as_str()),
         ("dqn", "cartpole")
     );
-    assert_eq!((asked.steps, asked.reports), (100, REPORTS));
+    assert_eq!((asked.steps, asked.reports), (100, 10));
     assert_eq!(
         (asked.on_behalf_of.as_str(), asked.verification),
         ("dev", false)
@@ -460,7 +460,7 @@ async fn a_study_run_by_its_caller_ends_with_its_last_trial() {
         assert_eq!((asked.number, asked.state), (number, TrialState::Running));
         let told = rig
             .automl
-            .tell(&study, number, Complete, Some(1.0), "", None)
+            .tell(&study, number, TrialEnd::of(Complete, Some(1.0), ""), None)
             .await;
         assert_eq!(told.unwrap().state, Complete);
     }
@@ -469,10 +469,13 @@ async fn a_study_run_by_its_caller_ends_with_its_last_trial() {
     assert!(matches!(full, Err(AutomlError::StudyFull)), "{full:?}");
     let same = rig
         .automl
-        .tell(&study, 1, Complete, Some(1.0), "", None)
+        .tell(&study, 1, TrialEnd::of(Complete, Some(1.0), ""), None)
         .await;
     assert!(same.is_ok(), "the same end twice");
-    let other = rig.automl.tell(&study, 1, Failed, None, "", None).await;
+    let other = rig
+        .automl
+        .tell(&study, 1, TrialEnd::of(Failed, None, ""), None)
+        .await;
     assert!(matches!(other, Err(AutomlError::TrialEnded(_))));
     assert_eq!(rig.resume().await, 0, "the server does not run it");
 }
@@ -487,7 +490,10 @@ async fn an_ended_trial_takes_neither_a_report_nor_another_end() {
         };
         let study = rig.automl.create_study(own).await.unwrap();
         let number = rig.automl.ask(&study, None).await.unwrap().number;
-        let tell = |state, score| rig.automl.tell(&study, number, state, score, "", None);
+        let tell = |state, score| {
+            rig.automl
+                .tell(&study, number, TrialEnd::of(state, score, ""), None)
+        };
         let ended = tell(state, score).await.unwrap();
         let repeated = tell(state, score).await.unwrap();
         assert_eq!((repeated.state, repeated.ended_us), (state, ended.ended_us));

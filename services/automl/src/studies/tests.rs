@@ -99,7 +99,12 @@ async fn a_report_is_announced_wherever_the_call_is_dropped() {
 async fn the_end_of_a_trial_is_announced_wherever_the_call_is_dropped() {
     dropped_anywhere(
         async |service, study| {
-            let told = service.tell(study, 0, TrialState::Complete, Some(1.0), "", None);
+            let told = service.tell(
+                study,
+                0,
+                TrialEnd::of(TrialState::Complete, Some(1.0), ""),
+                None,
+            );
             drop(told.await.unwrap());
         },
         async |service, study| first_trial(service, study).await.state == TrialState::Complete,
@@ -174,8 +179,12 @@ async fn a_trial_whose_end_was_stored_is_announced_without_its_answer() {
         matches!(next(&mut watcher).await, StudyEvent::Trial(row) if row.intermediate.len() == 1)
     );
     let tell = || {
-        rig.automl
-            .tell(&study, 0, TrialState::Complete, Some(1.0), "", None)
+        rig.automl.tell(
+            &study,
+            0,
+            TrialEnd::of(TrialState::Complete, Some(1.0), ""),
+            None,
+        )
     };
     in_doubt(&rig, ("trials.tell", LostCommit::Undone), tell()).await;
     assert_eq!(rig.row(study.id).await.state, StudyState::Running);

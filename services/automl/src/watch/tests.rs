@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     fake::{Rig, seeded},
     store::{StudyRow, TrialState},
-    studies::NewStudy,
+    studies::{NewStudy, TrialEnd},
 };
 use std::time::Duration;
 
@@ -31,9 +31,12 @@ async fn next(watcher: &mut Watcher) -> Option<(u64, Option<(u32, usize)>)> {
 }
 
 async fn tell(rig: &Rig, study: &StudyRow, number: u32) {
-    let told = rig
-        .automl
-        .tell(study, number, TrialState::Complete, Some(1.0), "", None);
+    let told = rig.automl.tell(
+        study,
+        number,
+        TrialEnd::of(TrialState::Complete, Some(1.0), ""),
+        None,
+    );
     told.await.unwrap();
 }
 

@@ -65,6 +65,10 @@ impl LadderRecord {
         FELL.clone_into(&mut self.fell);
     }
 
+    pub(super) fn is_void(&self, operation: &str) -> bool {
+        self.operations.get(operation) == Some(&None)
+    }
+
     fn standing(&self, version: u64) -> Standing {
         let stage = match (version, self.stage) {
             // The number that it has as the ACTIVE one.

@@ -14,6 +14,7 @@ use crate::{
 use parking_lot::Mutex;
 use std::{path::Path, sync::Arc, time::Duration};
 use tars_credentials::{Caller, Credential, Permissions};
+use tars_interceptors::usage::{QuotaHandle, Usage, UsageMetrics};
 use tars_proto::fault;
 use tars_runtime::{
     bus::Bus,
@@ -37,6 +38,7 @@ pub(crate) struct Rig {
     pub(crate) service: Arc<HyperSync>,
     pub(crate) clock: Clock,
     pub(crate) metrics: Metrics,
+    pub(crate) quotas: QuotaHandle,
     /// What the test itself has.
     pub(crate) leases: tokio::sync::Mutex<Vec<Lease>>,
 }
@@ -55,7 +57,9 @@ impl Rig {
             ..PACING
         };
         let (dir, clock) = (rig.dir.path(), rig.clock.clone());
-        rig.service = open(dir, &rig.world, clock, pacing, &rig.metrics, None).await;
+        // What a process registers it registers once.
+        let metrics = Metrics::default();
+        rig.service = open(dir, &rig.world, clock, pacing, &metrics, &rig.quotas, None).await;
         rig
     }
 
@@ -91,8 +95,19 @@ impl Rig {
         replica: Option<&str>,
     ) -> Self {
         let metrics = Metrics::default();
-        let service = open(dir.path(), &world, clock.clone(), PACING, &metrics, replica).await;
+        let quotas = QuotaHandle::default();
+        let opened = open(
+            dir.path(),
+            &world,
+            clock.clone(),
+            PACING,
+            &metrics,
+            &quotas,
+            replica,
+        );
+        let service = opened.await;
         Self {
+            quotas,
             dir,
             world,
             service,
@@ -113,6 +128,7 @@ impl Rig {
             id: Uuid::now_v7(),
             change: trial(3),
             applied_by: "user:ada".into(),
+            applier_owner: "ada".into(),
             ..proposal(state)
         })
         .await
@@ -208,6 +224,7 @@ async fn open(
     clock: Clock,
     pacing: Pacing,
     metrics: &Metrics,
+    quotas: &QuotaHandle,
     replica: Option<&str>,
 ) -> Arc<HyperSync> {
     let handle = Arc::new(Handle(Arc::clone(world)));
@@ -225,6 +242,7 @@ async fn open(
         }),
     };
     let place = tars_test_db::place(dir, "hypersync");
+    let usage = Usage::new(clock.clone(), quotas.clone(), UsageMetrics::new(metrics));
     let setup = Setup {
         peers,
         clock,
@@ -233,6 +251,7 @@ async fn open(
         bus: Bus::local(),
         tracer: Tracer::disabled(),
         metrics: metrics.clone(),
+        usage,
     };
     HyperSync::open_at(&place, terms, setup).await.unwrap()
 }

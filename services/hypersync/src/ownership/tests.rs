@@ -1,6 +1,7 @@
 //! Two replicas of HyperSync on one database, with the same peers.
 
 use super::*;
+use crate::saga::Settled;
 use crate::{
     attention::Resolution,
     fake::{Call, LIFE, Rig, caller, reason},
@@ -126,7 +127,7 @@ async fn orchestration_refuses_a_suspended_replica_that_does_not_know_of_its_suc
         let fence = lease.fence();
         let applied = one
             .service
-            .settle(&stale, Some(before.version), &fence)
+            .settle(&stale, Settled::Approved(before.version), &fence)
             .await;
         assert_eq!(reason(applied), "SUPERSEDED");
         assert_eq!(reason(one.service.hold(&stale, &fence).await), "SUPERSEDED");

@@ -36,12 +36,12 @@ impl HyperSync {
         let base_version = promotion.incumbent.version;
         let change = Change::Promotion { promotion };
         let draft = draft(agent, change, caller, self.clock.now_us());
-        self.submit(Proposal {
+        let proposal = Proposal {
             note: climb.note,
             base_version,
             ..draft
-        })
-        .await
+        };
+        self.submit(proposal, self.usage.allowance(caller)).await
     }
 
     async fn checked(&self, climb: &Climb) -> Result<Promotion, HyperSyncError> {

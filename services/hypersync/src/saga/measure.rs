@@ -10,7 +10,7 @@ use crate::{
     store::Proposal,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tars_peers::{Evaluation, Failure, PeerError, seeds};
+use tars_peers::{Evaluation, Failure, Run, Update, seeds};
 use tars_proto::params::Params;
 use tars_runtime::lease::Fence;
 use tars_search::interval::bootstrap;
@@ -24,6 +24,17 @@ const AT_ONCE: usize = 8;
 pub(crate) enum Purpose {
     Assessment,
     Verification,
+}
+
+impl Purpose {
+    pub(crate) const ALL: [Self; 2] = [Self::Assessment, Self::Verification];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Assessment => "assessment",
+            Self::Verification => "verification",
+        }
+    }
 }
 
 /// The seeds of a measurement, which are disjoint between the purposes.
@@ -90,13 +101,15 @@ impl HyperSync {
         }
         let shown = self.measurements.begin(proposal.id, purpose, runs.len());
         self.changes.wake();
-        let run = async |evaluation| {
-            let mean_return = self.mean_return(evaluation).await?;
+        let run = async |(evaluation, number)| {
+            let began = || self.charge(proposal.id, purpose, (number, tuning.steps), fence);
+            let mean_return = self.mean_return(evaluation, began).await?;
             shown.run_ended();
             self.changes.wake();
-            Ok::<_, PeerError>(mean_return)
+            Ok::<_, HyperSyncError>(mean_return)
         };
-        let runs = stream::iter(runs).map(run).buffered(AT_ONCE);
+        let runs = stream::iter(runs.into_iter().zip(1..));
+        let runs = runs.map(run).buffered(AT_ONCE);
         let returns: Vec<f64> = runs.try_collect().await?;
         let of = |side: usize| returns.iter().skip(side).step_by(2).copied().collect();
         let sides = [of(0), of(1)];
@@ -104,15 +117,36 @@ impl HyperSync {
     }
 
     /// The mean return of one training run. It is retried while the learners are busy.
-    async fn mean_return(&self, evaluation: Evaluation) -> Result<f64, PeerError> {
+    async fn mean_return<F>(
+        &self,
+        evaluation: Evaluation,
+        began: impl Fn() -> F,
+    ) -> Result<f64, HyperSyncError>
+    where
+        F: Future<Output = Result<(), HyperSyncError>>,
+    {
         loop {
-            let run = self.peers.trainer.evaluate(evaluation.clone());
-            match run.mean_return().await {
-                Err(e) if e.failure() == Failure::Busy => {
+            let mut run = self.peers.trainer.evaluate(evaluation.clone());
+            match ended(&mut run, &began).await {
+                Err(HyperSyncError::Call(e)) if e.failure() == Failure::Busy => {
                     tokio::time::sleep(self.pacing.busy).await;
                 }
                 other => return other,
             }
+        }
+    }
+}
+
+/// Follows a run to its result.
+async fn ended<F>(run: &mut Run, began: impl Fn() -> F) -> Result<f64, HyperSyncError>
+where
+    F: Future<Output = Result<(), HyperSyncError>>,
+{
+    loop {
+        match run.next().await? {
+            Update::Began => began().await?,
+            Update::Progress { .. } => {}
+            Update::Ended(mean_return) => return Ok(mean_return),
         }
     }
 }

@@ -114,6 +114,17 @@ impl HyperSync {
         promotion: &Promotion,
         fence: &Fence,
     ) -> Result<(), HyperSyncError> {
+        self.take_back(proposal, promotion, fence).await?;
+        self.advance(proposal, State::RolledBack, fence).await
+    }
+
+    /// Takes the step back where it was taken, and sees to it that it is not taken any more; releases the agent.
+    pub(super) async fn take_back(
+        &self,
+        proposal: &Proposal,
+        promotion: &Promotion,
+        fence: &Fence,
+    ) -> Result<(), HyperSyncError> {
         let request = RevertPromotionRequest {
             agent_id: proposal.agent_id.clone(),
             version: promotion.version,
@@ -125,8 +136,7 @@ impl HyperSync {
             fencing_token: token_of(fence)?,
         };
         self.peers.ladder.step_back(request).await?;
-        self.settle_promotion(proposal, None, fence).await?;
-        self.advance(proposal, State::RolledBack, fence).await
+        self.settle_promotion(proposal, None, fence).await
     }
 
     async fn step_up(

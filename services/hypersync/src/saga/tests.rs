@@ -396,6 +396,8 @@ enum Way {
     Improves,
     Worsens,
     Overtaken,
+    /// Another version is live than the one that it was proposed against.
+    Refused,
 }
 
 impl Way {
@@ -408,6 +410,9 @@ impl Way {
         if self == Self::Overtaken {
             rig.world.inject(Call::Read, Fault::Overtake(0.9));
         }
+        if self == Self::Refused {
+            rig.world.stored.lock().version = 7;
+        }
         (rig, proposal)
     }
 
@@ -416,6 +421,7 @@ impl Way {
             Self::Improves => State::Completed,
             Self::Worsens => State::RolledBack,
             Self::Overtaken => State::NeedsAttention,
+            Self::Refused => State::Failed,
         }
     }
 
@@ -426,6 +432,10 @@ impl Way {
             Self::Overtaken => {
                 assert_eq!(agent.live, gamma(0.9));
                 assert_eq!(agent.hold, Some((id.to_string(), true)));
+            }
+            Self::Refused => {
+                assert_eq!((agent.version, &agent.hold), (7, &None));
+                assert!(agent.is_void(&id.to_string()), "no late attempt is taken");
             }
         }
     }
@@ -459,10 +469,29 @@ async fn killed_at_every_call(way: Way) -> BTreeSet<&'static str> {
         }
         assert_eq!(rig.resume().await, 1, "{death:?}");
         let ended = rig.until_state(proposal.id, way.end()).await;
-        assert!(ended.applied_version == 2, "{death:?}: applied once");
+        let applied = if way == Way::Refused { 0 } else { 2 };
+        assert!(ended.applied_version == applied, "{death:?}: applied once");
         way.check(&rig.world.agent(), proposal.id);
     }
     states
+}
+
+#[tokio::test]
+async fn a_change_that_is_refused_survives_being_killed_at_every_call() {
+    let states = killed_at_every_call(Way::Refused).await;
+    assert_eq!(states, BTreeSet::from(["applying"]));
+}
+
+/// The call that gives up takes place after an attempt of which nothing was heard has been carried out.
+#[tokio::test]
+async fn a_refused_change_whose_earlier_attempt_was_carried_out_late_is_rolled_back() {
+    let (rig, proposal) = applying().await;
+    rig.world
+        .fail(1, Call::Apply, &refused(Code::FailedPrecondition));
+    rig.world.inject(Call::Settle, Fault::Arrive);
+    let ended = driven(&rig, proposal).await;
+    assert_eq!(ended.state, State::RolledBack);
+    assert!(is_taken_back(&rig.world.agent()));
 }
 
 #[tokio::test]

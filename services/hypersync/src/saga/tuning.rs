@@ -2,6 +2,7 @@
 //! and set back where they do not improve.
 
 use super::{
+    Settled,
     measure::Purpose,
     plan::{self, Rollback},
     token_of,
@@ -83,7 +84,8 @@ impl HyperSync {
             .is_some_and(plan::is_improvement)
         {
             let verified = proposal.applied_version;
-            self.settle(proposal, Some(verified), fence).await?;
+            self.settle(proposal, Settled::Approved(verified), fence)
+                .await?;
             return self.advance(proposal, State::Completed, fence).await;
         }
         proposal.error = "the confidence interval of the improvement is not above zero".to_owned();
@@ -99,7 +101,7 @@ impl HyperSync {
         let (live, version) = self.read_back(&proposal.agent_id).await?;
         match plan::rollback(proposal, tuning, &live, version) {
             Rollback::AlreadyDone => {
-                self.settle(proposal, None, fence).await?;
+                self.settle(proposal, Settled::Undone, fence).await?;
                 self.advance(proposal, State::RolledBack, fence).await
             }
             // Read back before it counts as done.
@@ -109,7 +111,7 @@ impl HyperSync {
                     .await?;
                 let (live, _) = self.read_back(&proposal.agent_id).await?;
                 if plan::holds(&live, &values) {
-                    self.settle(proposal, None, fence).await?;
+                    self.settle(proposal, Settled::Undone, fence).await?;
                     return self.advance(proposal, State::RolledBack, fence).await;
                 }
                 Err(HyperSyncError::IncompleteResponse("the restored values"))

@@ -100,7 +100,11 @@ impl State {
                 matches!(next, Self::Approved | Self::Rejected | Self::Withdrawn)
             }
             Self::Approved => matches!(next, Self::Applying | Self::Withdrawn),
-            Self::Applying => matches!(next, Self::Verifying | Self::RollingBack | Self::Failed),
+            // That it is given up is written, in the same state, before what was tried is made void.
+            Self::Applying => matches!(
+                next,
+                Self::Applying | Self::Verifying | Self::RollingBack | Self::Failed
+            ),
             // The measurement is written, in the same state, before it is evaluated.
             Self::Verifying => {
                 matches!(next, Self::Verifying | Self::Completed | Self::RollingBack)

@@ -367,19 +367,26 @@ fn evaluation(
                         let item = EvaluateHyperparametersResponse {
                             sequence,
                             progress,
-                            result: None,
+                            ..EvaluateHyperparametersResponse::default()
                         };
                         return Ok(Some((item, (Some(running), sequence))));
                     }
                     Some(Event::Progress(..)) => continue,
-                    Some(Event::Began | Event::Checkpoint(..)) => {
+                    Some(Event::Began) => {
+                        let item = EvaluateHyperparametersResponse {
+                            began: true,
+                            ..EvaluateHyperparametersResponse::default()
+                        };
+                        return Ok(Some((item, (Some(running), sequence - 1))));
+                    }
+                    Some(Event::Checkpoint(..)) => {
                         sequence -= 1;
                         continue;
                     }
                     Some(Event::Ended(Ok(Some(outcome)))) => EvaluateHyperparametersResponse {
                         sequence,
-                        progress: None,
                         result: Some(result(&outcome)?),
+                        ..EvaluateHyperparametersResponse::default()
                     },
                     Some(Event::Ended(Ok(None))) => {
                         return Err(Status::cancelled("the run was stopped"));

@@ -74,6 +74,7 @@ async fn settle(
         on_behalf_of: "user:admin".into(),
         change_id: change.into(),
         approved_version,
+        void_operation: None,
         token: Some(1),
     };
     service.settle(policy(service), settle).await
@@ -381,6 +382,7 @@ async fn a_step_of_a_change_that_was_taken_over_is_refused_durably() {
         on_behalf_of: "user:admin".into(),
         change_id: "a".into(),
         approved_version: Some(2),
+        void_operation: None,
         token: Some(9),
     };
     service.settle(policy(&service), released).await.unwrap();
@@ -407,8 +409,61 @@ async fn a_change_that_is_lost_is_settled_without_a_token() {
         on_behalf_of: "user:admin".into(),
         change_id: "a".into(),
         approved_version: None,
+        void_operation: None,
         token: None,
     };
     service.settle(policy(&service), lost).await.unwrap();
+    assert_eq!(policy(&service).live().hold, None);
+}
+
+async fn make_void(
+    service: &Arc<Orchestration>,
+    change: &str,
+    operation: &str,
+) -> Result<i64, OrchestrationError> {
+    let settle = Settle {
+        by: "hypersync".into(),
+        on_behalf_of: "user:admin".into(),
+        change_id: change.into(),
+        approved_version: None,
+        void_operation: Some(operation.into()),
+        token: Some(1),
+    };
+    service.settle(policy(service), settle).await
+}
+
+#[tokio::test]
+async fn a_late_attempt_of_a_change_that_was_given_up_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    for _ in 0..2 {
+        assert_eq!(make_void(&service, "a", "a").await.unwrap(), 1);
+    }
+    drop(service);
+    let service = open(dir.path()).await;
+    let late = apply(&service, step("a", "a", 1, 0.97)).await;
+    assert!(
+        matches!(late, Err(OrchestrationError::Superseded(_))),
+        "{late:?}"
+    );
+    let live = policy(&service).live();
+    assert_eq!((live.row.version, live.hold.clone()), (1, None));
+}
+
+#[tokio::test]
+async fn a_change_that_is_live_is_not_given_up_and_one_that_was_taken_back_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
+    let refused = make_void(&service, "a", "a").await;
+    assert!(
+        matches!(refused, Err(OrchestrationError::Version { live: 2, .. })),
+        "{refused:?}"
+    );
+    assert!(policy(&service).live().hold.is_some(), "it is held still");
+    apply(&service, step("a", "a:back:2", 2, 0.95))
+        .await
+        .unwrap();
+    make_void(&service, "a", "a").await.unwrap();
     assert_eq!(policy(&service).live().hold, None);
 }

@@ -4,7 +4,7 @@ use arc_swap::ArcSwap;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -120,11 +120,12 @@ pub(super) enum Want {
     Stop,
 }
 
-/// Tells a run what is wanted of it.
+/// Tells a run what is wanted of it, and others how far it is.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Signal {
     pause: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    reached: Arc<AtomicU64>,
 }
 
 impl Signal {
@@ -145,6 +146,11 @@ impl Signal {
         } else {
             Want::Continue
         }
+    }
+
+    /// The steps that the run has taken, those of a checkpoint that it began with included.
+    pub(super) fn reached(&self) -> u64 {
+        self.reached.load(Ordering::Relaxed)
     }
 
     /// Set when the end is wanted.
@@ -173,6 +179,7 @@ impl Control for Steering {
     }
 
     fn poll(&mut self, step: u64) -> Command {
+        self.signal.reached.store(step, Ordering::Relaxed);
         let is_due = |following: &mut Following| {
             step > 0 && step.is_multiple_of(POLLED) && following.is_due()
         };

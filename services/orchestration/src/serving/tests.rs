@@ -233,6 +233,7 @@ async fn a_governed_change_is_everywhere_when_each_of_its_steps_returns() {
         on_behalf_of: "user:admin".into(),
         change_id: "change".into(),
         approved_version: Some(2),
+        void_operation: None,
         token: Some(1),
     };
     two.service.settle(two.policy(), settle).await.unwrap();

@@ -151,6 +151,7 @@ const BEGIN: &str = "UPDATE training_runs SET running_us = COALESCE(running_us, 
                      state = CASE state WHEN 'queued' THEN 'running' ELSE state END \
                      WHERE id = $2 AND (running_us IS NULL OR state = 'queued')";
 const SET_STATE: &str = "UPDATE training_runs SET state = $1 WHERE id = $2 AND state = $3";
+const PAUSE: &str = "UPDATE training_runs SET state = 'paused', steps_done = $1 WHERE id = $2 AND state = 'pausing'";
 const PAUSED: &str = "SELECT id FROM training_runs WHERE state IN ('paused', 'pausing')";
 const COMPLETE: &str =
     "UPDATE training_runs SET state = 'completed' WHERE id = $1 AND state = 'installing'";
@@ -240,6 +241,15 @@ pub(crate) async fn set_state(
         .bind(row.id)
         .bind(row.state.as_str());
     Ok(tx.execute(set).await?.one()?)
+}
+
+/// Writes that a run is paused, and how far it is.
+pub(crate) async fn pause_run(
+    tx: &mut Transaction,
+    row: &RunRow,
+) -> Result<(), OrchestrationError> {
+    let pause = Query::new(PAUSE).bind(row.steps_done).bind(row.id);
+    Ok(tx.execute(pause).await?.one()?)
 }
 
 /// The runs that are paused, or are about to be.

@@ -273,7 +273,7 @@ impl OwnedRun {
                 return self.complete().await;
             }
             // What it has learned since the checkpoint is learned again.
-            Ok(_) if row.state == RunState::Pausing => return self.pause(turn, &row).await,
+            Ok(_) if row.state == RunState::Pausing => return self.pause(turn, row).await,
             Ok(Some(outcome)) if row.state != RunState::Cancelling => {
                 return self.install(turn, row, outcome).await;
             }
@@ -285,23 +285,41 @@ impl OwnedRun {
             }
         }
         row.ended_us = Some(self.service.clock.now_us());
+        let counted = self.count_rest(&mut turn, &mut row).await?;
         store::end_run(&mut turn, &row).await?;
         self.fences.release(&mut turn).await?;
         let (tx, _guards) = turn.into_parts();
         self.service.runs.commit(tx).await?;
+        self.service.usage.record_steps(counted);
         Ok(row.state)
+    }
+
+    /// Counts the steps since the last report of a run that stops before its last one: whoever stops it between
+    /// two reports has used them.
+    async fn count_rest(
+        &self,
+        turn: &mut JointTurn<'_>,
+        row: &mut RunRow,
+    ) -> Result<u64, OrchestrationError> {
+        let reached = i64::try_from(self.stop.reached()).unwrap_or(i64::MAX);
+        let month = self.service.usage.month();
+        let counted = store::count_steps(turn, row, reached, month).await?;
+        row.steps_done = row.steps_done.max(reached);
+        Ok(counted)
     }
 
     /// Gives the run up until it is resumed.
     async fn pause(
         &self,
         mut turn: JointTurn<'_>,
-        row: &RunRow,
+        mut row: RunRow,
     ) -> Result<RunState, OrchestrationError> {
-        store::set_state(&mut turn, row, RunState::Paused).await?;
+        let counted = self.count_rest(&mut turn, &mut row).await?;
+        store::pause_run(&mut turn, &row).await?;
         self.fences.release(&mut turn).await?;
         let (tx, _guards) = turn.into_parts();
         self.service.runs.commit(tx).await?;
+        self.service.usage.record_steps(counted);
         Ok(RunState::Paused)
     }
 

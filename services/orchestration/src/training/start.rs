@@ -20,7 +20,6 @@ use tars_learn::Policy;
 use tars_runtime::{
     audit::{self, Record},
     tasks::to_the_end,
-    usage::{self, Dimension},
 };
 use uuid::Uuid;
 
@@ -121,15 +120,12 @@ impl Orchestration {
         start: &Start,
         row: &RunRow,
     ) -> Result<(), OrchestrationError> {
-        let (dimension, month) = (Dimension::TrainingSteps, self.usage.month());
-        if start.allowance.of(dimension).is_none() {
-            return Ok(());
-        }
         let promised = store::promised_steps(&mut **tx, &start.owner).await?;
-        let waiting = usage::waiting(&mut **tx, &start.owner, dimension, month).await?;
         let steps = u64::try_from(row.steps).unwrap_or(u64::MAX);
-        let more = promised.saturating_add(waiting);
-        Ok(self.usage.check_steps(&start.allowance, more, steps)?)
+        let (usage, allowance) = (&self.usage, &start.allowance);
+        usage
+            .ensure_steps(&mut **tx, allowance, promised, steps)
+            .await
     }
 
     fn draft(&self, start: &Start, team: &Team, frozen: &[Arc<Agent>], seed: u64) -> Draft {

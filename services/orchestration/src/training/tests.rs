@@ -231,6 +231,7 @@ async fn release(service: &Arc<Orchestration>, agent: &str, change: &str) {
         on_behalf_of: "user:dev".to_owned(),
         change_id: change.to_owned(),
         approved_version: None,
+        void_operation: None,
         token: Some(1),
     };
     service.settle(agent, settle).await.unwrap();

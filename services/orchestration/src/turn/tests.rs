@@ -121,6 +121,7 @@ impl Change {
                     on_behalf_of,
                     change_id,
                     approved_version: Some(2),
+                    void_operation: None,
                     token: Some(1),
                 };
                 service.settle(agent, change).await.map(drop)

@@ -297,6 +297,7 @@ async fn weights_do_not_change_while_a_governed_change_holds_the_agent() {
         on_behalf_of: "user:admin".into(),
         change_id: "a".into(),
         approved_version: None,
+        void_operation: None,
         token: Some(1),
     };
     service.settle(agent(&service), settle).await.unwrap();

@@ -1,9 +1,9 @@
 //! The steps of trials are counted once, and a study is refused whose steps do not fit.
 
 use super::*;
-use crate::fake::Rig;
+use crate::fake::{Outcome, Rig};
 use tars_interceptors::usage::OverQuota;
-use tars_runtime::usage::Item;
+use tars_runtime::usage::{self, Dimension, Item};
 
 const DIMENSION: Dimension = Dimension::TrainingSteps;
 
@@ -69,9 +69,12 @@ async fn what_a_trial_that_is_run_again_repeats_is_counted_once() {
         report(step).await.unwrap();
     }
     assert_eq!(counted(&rig).await, 60);
-    let ended = rig
-        .automl
-        .tell(&study, 0, TrialState::Complete, Some(1.0), "", None);
+    let ended = rig.automl.tell(
+        &study,
+        0,
+        TrialEnd::of(TrialState::Complete, Some(1.0), ""),
+        None,
+    );
     assert_eq!(ended.await.unwrap().counted, 100);
     assert_eq!(counted(&rig).await, 100);
 }
@@ -100,9 +103,12 @@ async fn what_a_caller_trains_is_not_counted() {
     let rig = Rig::start().await;
     let study = study(&rig, 1).await;
     rig.automl.report(&study, 0, 50, 0.5, None).await.unwrap();
-    let ended = rig
-        .automl
-        .tell(&study, 0, TrialState::Complete, Some(1.0), "", None);
+    let ended = rig.automl.tell(
+        &study,
+        0,
+        TrialEnd::of(TrialState::Complete, Some(1.0), ""),
+        None,
+    );
     ended.await.unwrap();
     assert_eq!(counted(&rig).await, 0);
     let own = NewStudy {
@@ -132,9 +138,61 @@ async fn what_ended_trials_did_not_take_is_free_again() {
     assert_eq!(used().await, 300);
     let pruned = rig
         .automl
-        .tell(&study, 0, TrialState::Pruned, None, "", None);
+        .tell(&study, 0, TrialEnd::of(TrialState::Pruned, None, ""), None);
     pruned.await.unwrap();
     assert_eq!(used().await, 230, "30 taken, and two trials to come");
     rig.automl.cancel(study.id, "user:dev").await.unwrap();
     assert_eq!(used().await, 30);
+}
+
+/// What a study has counted once it was cancelled while its first trial did this.
+async fn counted_of_cancelled(outcome: Outcome, reports: usize) -> u64 {
+    let rig = Rig::start_with(1).await;
+    rig.world.plan(0, outcome);
+    let id = rig.begin(seeded(2)).await;
+    rig.until("the first trial runs", || rig.world.running() == 1)
+        .await;
+    rig.until_reported(id, reports).await;
+    rig.automl.cancel(id, "user:dev").await.unwrap();
+    rig.until_idle().await;
+    counted(&rig).await
+}
+
+#[tokio::test]
+async fn a_trial_that_is_cancelled_between_two_reports_is_charged_up_to_the_second_one() {
+    // It reports after every tenth of its steps.
+    let hangs = |reports: &[(u64, f64)]| Outcome::HangsAfter(reports.to_vec());
+    assert_eq!(counted_of_cancelled(hangs(&[(20, 0.5)]), 1).await, 30);
+    assert_eq!(counted_of_cancelled(hangs(&[(95, 0.5)]), 1).await, 100);
+    assert_eq!(
+        counted_of_cancelled(Outcome::Queued, 0).await,
+        0,
+        "a trial that waits takes no steps"
+    );
+}
+
+#[tokio::test]
+async fn a_trial_that_fails_or_is_pruned_is_charged_for_what_it_has_reported() {
+    let rig = Rig::start().await;
+    let (study, _) = idle(&rig).await;
+    let failed = TrialEnd {
+        steps: 35,
+        ..TrialEnd::of(TrialState::Failed, None, "its host went away")
+    };
+    rig.automl.tell(&study, 0, failed, None).await.unwrap();
+    assert_eq!(counted(&rig).await, 35);
+}
+
+#[tokio::test]
+async fn long_trials_report_more_often() {
+    let rig = Rig::start_with(1).await;
+    for (steps, reports) in [(100, 10), (20_000, 10), (90_000, 45), (10_000_000, 100)] {
+        let new = NewStudy {
+            steps: Some(steps),
+            ..seeded(1)
+        };
+        let id = rig.begin(new).await;
+        rig.ended(id).await;
+        assert_eq!(rig.world.asked().last().unwrap().reports, reports);
+    }
 }

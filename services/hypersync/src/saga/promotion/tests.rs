@@ -297,6 +297,7 @@ enum Way {
     Stays,
     Falls,
     CannotBeWatched,
+    Refused,
 }
 
 impl Way {
@@ -312,6 +313,7 @@ impl Way {
             Self::Stays => {}
             Self::Falls => rig.world.inject(Call::Standing, Fault::Fall),
             Self::CannotBeWatched => rig.world.fail(1, Call::Standing, &refused(Code::Internal)),
+            Self::Refused => rig.world.stored.lock().ladder.refusal = Some("NOT_BETTER"),
         }
     }
 
@@ -320,6 +322,7 @@ impl Way {
             Self::Stays => (State::Completed, (Stage::Active, 3, true), 1),
             Self::Falls => (State::RolledBack, (Stage::Sim, 9, true), 1),
             Self::CannotBeWatched => (State::RolledBack, (Stage::Sim, 4, true), 2),
+            Self::Refused => (State::Failed, (Stage::Canary, 1, true), 0),
         }
     }
 
@@ -356,8 +359,13 @@ async fn killed_at_every_call(way: Way) -> BTreeSet<&'static str> {
             way.spoil(&rig);
         }
         assert_eq!(rig.resume().await, 1, "{death:?}");
-        rig.until_state(proposal.id, way.end().0).await;
+        let ended = rig.until_state(proposal.id, way.end().0).await;
         way.check(&rig.world.agent());
+        if way == Way::Refused {
+            assert!(ended.error.starts_with("NOT_BETTER"), "{}", ended.error);
+            let operation = proposal.id.to_string();
+            assert!(rig.world.agent().is_void(&operation), "{death:?}");
+        }
     }
     states
 }
@@ -366,6 +374,12 @@ async fn killed_at_every_call(way: Way) -> BTreeSet<&'static str> {
 async fn a_promotion_that_stays_survives_being_killed_at_every_call() {
     let states = killed_at_every_call(Way::Stays).await;
     assert_eq!(states, BTreeSet::from(["applying", "verifying"]));
+}
+
+#[tokio::test]
+async fn a_promotion_that_is_refused_survives_being_killed_at_every_call() {
+    let states = killed_at_every_call(Way::Refused).await;
+    assert_eq!(states, BTreeSet::from(["applying"]));
 }
 
 #[tokio::test]

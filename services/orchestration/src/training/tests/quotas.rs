@@ -99,6 +99,47 @@ async fn a_cancelled_run_counts_what_is_stored_of_it() {
     assert_eq!(counted(&service).await, ended.steps_done);
 }
 
+/// Starts a run, and stops it before its first report as the request says. Returns the steps that it had taken
+/// before, and the run.
+async fn stopped_early(
+    service: &Arc<Orchestration>,
+    request: impl AsyncFnOnce(Uuid) -> Result<RunView, OrchestrationError>,
+) -> (i64, RunRow) {
+    let start = joint(&["policy"], LONG);
+    let id = service.start_training(start).await.unwrap().row.id;
+    eventually(async || service.trainings.reached(id) > 0).await;
+    let before = i64::try_from(service.trainings.reached(id)).unwrap();
+    request(id).await.unwrap();
+    let row = tokio::time::timeout(PATIENCE, service.at_rest(id)).await;
+    (before, row.unwrap().unwrap())
+}
+
+#[tokio::test]
+async fn what_a_run_took_since_its_last_report_is_counted_when_it_is_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let cancel = async |id| service.cancel_training("user:dev".to_owned(), id).await;
+    let (before, row) = stopped_early(&service, cancel).await;
+    assert_eq!(row.state, RunState::Cancelled);
+    assert!(row.steps_done >= before && before > 0, "{row:?}");
+    assert_eq!(counted(&service).await, row.steps_done);
+}
+
+#[tokio::test]
+async fn what_a_run_took_since_its_last_report_is_counted_when_it_is_paused() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let pause = async |id| service.pause_training("user:dev".to_owned(), id).await;
+    let (before, row) = stopped_early(&service, pause).await;
+    assert_eq!(row.state, RunState::Paused);
+    assert!(row.steps_done >= before && before > 0, "{row:?}");
+    assert_eq!(counted(&service).await, row.steps_done);
+    let cancelled = service.cancel_training("user:dev".to_owned(), row.id).await;
+    let cancelled = cancelled.unwrap().row;
+    assert_eq!(cancelled.steps_done, row.steps_done);
+    assert_eq!(counted(&service).await, row.steps_done);
+}
+
 #[tokio::test]
 async fn a_group_whose_commit_is_in_doubt_is_counted_once() {
     for lost in [LostCommit::Made, LostCommit::Undone] {
