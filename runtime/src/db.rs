@@ -36,7 +36,10 @@ pub use row::{Column, FromRow, NamedRow, Row};
 pub use server::Server;
 pub use transaction::{Affected, Fetch, Isolation, Swap, Transaction, Write};
 
-use crate::trace::{self, Kind, Span};
+use crate::{
+    config::Database,
+    trace::{self, Kind, Span},
+};
 use faults::Faults;
 use pools::Pools;
 use std::{
@@ -56,6 +59,32 @@ pub enum Place {
         /// The service's name.
         service: String,
     },
+}
+
+impl Place {
+    /// Returns where the settings put the database of a service: on the server that they name, or in `file`.
+    ///
+    /// # Errors
+    ///
+    /// What the settings say of the server cannot be used.
+    pub fn of(
+        settings: &Database,
+        service: &str,
+        file: impl Into<PathBuf>,
+    ) -> Result<Self, DbError> {
+        Ok(match Server::of(settings)? {
+            Some(server) => Self::Server {
+                server,
+                service: service.to_owned(),
+            },
+            None => Self::File(file.into()),
+        })
+    }
+
+    /// Whether it is a file that is not there. A schema on a server is made when it is opened.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::File(file) if !file.is_file())
+    }
 }
 
 impl From<&Path> for Place {

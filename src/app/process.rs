@@ -38,7 +38,7 @@ use tars_runtime::{
     bus::{self, Bus},
     clock::{Clock, Monotonic},
     config::{Config, Connect},
-    db::{DbError, Place, Server},
+    db::{DbError, Place},
     health::{self, Check, Condition, Readiness, Report, State},
     listen::ListenerMetrics,
     metrics::Metrics,
@@ -56,13 +56,8 @@ const LEAVE_LIMIT_BESIDE_AUTH: Duration = Duration::from_secs(10);
 /// Where a configuration puts the database of a service.
 pub(crate) fn place_of(config: &Config, service: Service) -> Result<Place, DbError> {
     let name = service.as_str();
-    Ok(match Server::of(&config.database)? {
-        Some(server) => Place::Server {
-            server,
-            service: name.to_owned(),
-        },
-        None => Place::File(config.data.dir.join(name).join(format!("{name}.db"))),
-    })
+    let file = config.data.dir.join(name).join(format!("{name}.db"));
+    Place::of(&config.database, name, file)
 }
 
 /// The tasks of the runtime that the process was started in.

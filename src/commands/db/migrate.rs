@@ -66,9 +66,7 @@ fn failed(service: Service) -> impl Fn(DbError) -> CommandError {
 
 /// The migrations that are to be applied; `None` where there is no file. A schema on a server is made.
 async fn missing(place: &Place, migrations: &[Migration]) -> Result<Option<Vec<i64>>, DbError> {
-    if let Place::File(file) = place
-        && !file.is_file()
-    {
+    if place.is_absent() {
         return Ok(None);
     }
     let db = Db::attach(place).await?;

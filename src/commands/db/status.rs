@@ -73,9 +73,7 @@ async fn inspect(config: &Config, service: Service, migrations: &[Migration]) ->
 
 /// What is in a database; `None` where there is none.
 async fn find(place: Place, migrations: &[Migration]) -> Result<Option<Found>, DbError> {
-    if let Place::File(file) = &place
-        && !file.is_file()
-    {
+    if place.is_absent() {
         return Ok(None);
     }
     let db = Db::attach(&place).await?;

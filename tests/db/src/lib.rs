@@ -13,7 +13,7 @@ use std::path::Path;
 use tars_certs::secret;
 use tars_runtime::{
     config::Database,
-    db::{Db, Fetch, Isolation, Place, Query, Server, Write},
+    db::{Db, Fetch, Isolation, Place, Query, Write},
 };
 
 /// The environment variable that names the server.
@@ -27,14 +27,8 @@ pub const ENGINE: &str = "TARS_TEST_ENGINE";
 ///
 /// If the URL in the environment is refused.
 pub fn place(dir: &Path, service: &str) -> Place {
-    let server = Server::of(&settings(dir)).expect("a URL that is not refused");
-    match server {
-        Some(server) => Place::Server {
-            server,
-            service: service.to_owned(),
-        },
-        None => Place::File(dir.join(format!("{service}.db"))),
-    }
+    let file = dir.join(format!("{service}.db"));
+    Place::of(&settings(dir), service, file).expect("a URL that is not refused")
 }
 
 /// The settings of a process whose data directory a folder is.
