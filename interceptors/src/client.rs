@@ -135,6 +135,7 @@ impl Watch for ClientWatch {
 mod tests {
     use super::*;
     use crate::fixtures::ME;
+    use tars_proto::table::{outline, outlined};
 
     fn timeout_of(path: &str, asked: Option<&str>) -> Option<String> {
         let mut request = Request::post(path);
@@ -160,11 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn channels_know_what_may_be_repeated() {
-        for method in contract().unwrap().iter() {
-            let known = tars_proto::table::is_idempotent(&method.path);
-            assert_eq!(known, method.idempotent, "{}", method.path);
+    fn channels_know_of_a_method_what_the_table_says() {
+        let table = contract().unwrap();
+        for method in table.iter() {
+            let outline = outline(&method.path).unwrap();
+            let known = (outline.idempotent, outline.server_streaming);
+            let expected = (method.idempotent, method.server_streaming);
+            assert_eq!(known, expected, "{}", method.path);
+            assert!(outline.index < outlined());
         }
-        assert!(!tars_proto::table::is_idempotent("/no.Such/Method"));
+        assert_eq!(outline("/no.Such/Method"), None);
     }
 }

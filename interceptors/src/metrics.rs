@@ -20,7 +20,7 @@ use tars_proto::{
     table::{Method, MethodTable},
 };
 use tars_runtime::metrics::{
-    Metrics,
+    CALL_BUCKETS, Metrics,
     calls::{CallOutcome, CallRecorder, EndedCall},
 };
 use tonic::{Code, Status};
@@ -65,13 +65,8 @@ struct Inner {
 /// The header in which a gRPC client tells how often it has attempted a call before.
 const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 
-/// The buckets of the RPC semantic conventions.
-const BUCKETS: [f64; 14] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-];
-
 fn histogram() -> Histogram {
-    Histogram::new(BUCKETS)
+    Histogram::new(CALL_BUCKETS)
 }
 
 impl CallMetrics {

@@ -9,6 +9,7 @@
 //! connected to, or that fails, is left alone for a while, as long as another one can be used.
 
 mod addresses;
+mod answer;
 mod attempts;
 mod balance;
 mod body;
@@ -17,13 +18,16 @@ mod call;
 mod connect;
 mod connected;
 mod ejections;
+mod ending;
 mod endpoint;
 mod error;
 mod greeting;
 mod health;
+mod metrics;
 mod options;
 mod resolve;
 mod retry;
+mod sending;
 mod slots;
 mod slowness;
 
@@ -33,6 +37,7 @@ pub use connected::Server;
 pub use error::ChannelError;
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+pub use metrics::ChannelMetrics;
 pub use options::{Audience, ChannelOptions};
 use options::{Dialer, Traffic};
 pub use resolve::{Resolve, SystemResolver};

@@ -4,18 +4,15 @@
 //! without a rule must not be reachable by accident.
 
 mod infrastructure;
+mod outline;
 mod read;
 
+pub use outline::{Outline, outline, outlined};
 pub use read::comment_at;
 
 use crate::route::{Router, Template};
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
-use std::{
-    collections::{HashMap, HashSet},
-    fmt,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, sync::OnceLock, time::Duration};
 
 /// A permission of the vocabulary with which the table was built.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -273,20 +270,6 @@ pub fn pool() -> &'static DescriptorPool {
         DescriptorPool::decode(crate::DESCRIPTOR_SET)
             .expect("build.rs wrote the descriptor set from a compiled pool")
     })
-}
-
-/// Returns whether the method with this gRPC path may be repeated. Unlike the table, this needs no vocabulary:
-/// channels ask it.
-pub fn is_idempotent(path: &str) -> bool {
-    static PATHS: OnceLock<HashSet<String>> = OnceLock::new();
-    let paths = PATHS.get_or_init(|| {
-        let methods = pool()
-            .services()
-            .flat_map(|service| service.methods().collect::<Vec<_>>());
-        let declared = methods.filter(read::is_idempotent).map(|m| read::path(&m));
-        declared.chain(infrastructure::paths()).collect()
-    });
-    paths.contains(path)
 }
 
 impl MethodTable {

@@ -16,6 +16,11 @@ use prometheus_client::{
 };
 use std::{fmt, sync::Arc};
 
+/// The buckets of how long calls take, in seconds: those of the RPC semantic conventions.
+pub const CALL_BUCKETS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
 /// The metrics of one process. Clones share the registry.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);

@@ -32,7 +32,9 @@ use tars_interceptors::{
     overload::Overload,
     usage::{Usage, UsageMetrics},
 };
-use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::Audience};
+use tars_mesh::{
+    Channel, ChannelMetrics, ChannelOptions, ConnectionTable, MeshMetrics, channel::Audience,
+};
 use tars_runtime::{
     audit::Record,
     bus::{self, Bus},
@@ -89,6 +91,7 @@ pub struct Process {
     pub(crate) call_metrics: CallMetrics,
     pub(crate) failures: Failures,
     pub(crate) mesh_metrics: MeshMetrics,
+    pub(crate) channel_metrics: ChannelMetrics,
     pub(crate) listener_metrics: ListenerMetrics,
     pub(crate) connections: ConnectionTable,
     pub(crate) classes: Arc<ClassTable>,
@@ -181,6 +184,7 @@ impl Process {
             call_metrics: CallMetrics::new(&metrics),
             failures: Failures::new(&metrics),
             mesh_metrics: MeshMetrics::new(&metrics),
+            channel_metrics: ChannelMetrics::new(&metrics),
             listener_metrics: ListenerMetrics::new(&metrics),
             connections: ConnectionTable::default(),
             classes,
@@ -315,6 +319,7 @@ impl Process {
             revocations: member.feed.revocations.clone(),
             clock: self.clock.clone(),
             table: self.connections.clone(),
+            metrics: self.channel_metrics.clone(),
             service: from.as_str(),
             audience: Audience::Strangers,
         };

@@ -18,7 +18,7 @@ use std::{
 use tars::rest::Rest;
 use tars_certs::{Authority, IdentityHandle, Revocations, SpiffeId, ca::Lifetimes};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
-use tars_mesh::{Channel, ChannelOptions, ConnectionTable};
+use tars_mesh::{Channel, ChannelMetrics, ChannelOptions, ConnectionTable};
 use tars_proto::{
     auth::v1::{GetMeRequest, auth_service_client::AuthServiceClient},
     orchestration::v1::{WatchTrainingRequest, training_service_client::TrainingServiceClient},
@@ -98,6 +98,7 @@ impl Driver {
             revocations: Revocations::default(),
             clock: Clock::system(),
             table: ConnectionTable::default(),
+            metrics: ChannelMetrics::default(),
             service: "load",
             audience: tars_mesh::channel::Audience::Operator,
         })?;

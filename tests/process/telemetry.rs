@@ -167,6 +167,44 @@ async fn a_fault_is_shown_counted_and_said_once() {
     }
 }
 
+/// The sum of one sample over the processes of a service.
+async fn total(fleet: &Fleet, service: &str, name: &str) -> f64 {
+    let mut sum = 0.0;
+    for process in fleet.processes_of(service) {
+        sum += sample(fleet, &process, name).await;
+    }
+    sum
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_shows_its_calls_and_connections_to_others() {
+    let mut fleet = Fleet::start(binary(), Source::Join, &[]).await;
+    let rest = fleet.admin().await;
+    let auth = "peer=\"spiffe://tars.local/auth\"";
+    let calls = |method: &str, code: &str| {
+        format!(
+            "rpc_client_calls_total{{{auth},method=\"tars.auth.v1.AuthService/{method}\",code=\"{code}\"}} "
+        )
+    };
+    let logins = total(&fleet, "gateway", &calls("Login", "OK")).await;
+    assert!(logins >= 1.0, "{logins}");
+    let open = format!("mesh_client_connections{{{auth}}} ");
+    assert!(total(&fleet, "gateway", &open).await >= 1.0);
+
+    fleet.kill("auth");
+    let failed = format!("mesh_client_connections_failed_total{{{auth},reason=\"unreachable\"}} ");
+    eventually("what fails is counted", || async {
+        rest.get("/auth/me").await.unwrap_err();
+        total(&fleet, "gateway", &failed).await > 0.0
+            && total(&fleet, "gateway", &calls("GetMe", "UNAVAILABLE")).await > 0.0
+    })
+    .await;
+    eventually("no connection is open", || async {
+        total(&fleet, "gateway", &open).await == 0.0
+    })
+    .await;
+}
+
 async fn metrics(addr: &str, accept: &str) -> String {
     let mut tcp = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET /metrics HTTP/1.1\r\nhost: x\r\n{accept}connection: close\r\n\r\n");

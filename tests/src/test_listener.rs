@@ -4,8 +4,8 @@
 use std::{net::SocketAddr, sync::Arc};
 use tars_certs::{ClassTable, Identity, IdentityHandle, Revocations, SpiffeId, identity::Parts};
 use tars_mesh::{
-    Admission, Channel, ChannelOptions, ConnectionTable, Handler, Health, MeshMetrics, Reply,
-    ServeOptions,
+    Admission, Channel, ChannelMetrics, ChannelOptions, ConnectionTable, Handler, Health,
+    MeshMetrics, Reply, ServeOptions,
 };
 use tars_runtime::{
     clock::Clock,
@@ -153,6 +153,7 @@ impl TestListener {
             revocations,
             clock: Clock::system(),
             table: ConnectionTable::default(),
+            metrics: ChannelMetrics::default(),
             service: "test",
             audience: tars_mesh::channel::Audience::Strangers,
         };

@@ -36,6 +36,8 @@ use tonic::{Code, Status, Streaming};
 
 #[path = "channels/chain.rs"]
 mod chain;
+#[path = "channels/counted.rs"]
+mod counted;
 #[path = "channels/faulty.rs"]
 mod faulty;
 #[path = "channels/names.rs"]

@@ -7,9 +7,10 @@
 use super::{
     balance::{Draws, pick},
     connected::Connected,
+    ending::Ending,
     endpoint::{Endpoint, MAX_CONNECTIONS},
     error::ChannelError,
-    health::{Ending, Trial},
+    health::Trial,
     options::Dialer,
     resolve::Resolve,
     slots::StreamSlot,
@@ -24,7 +25,7 @@ use std::{
     time::Duration,
 };
 use tars_certs::Identity;
-use tars_proto::table;
+use tars_proto::table::{self, Outline};
 use tars_runtime::{
     backoff::spread,
     seeds::Seeds,
@@ -49,6 +50,8 @@ type Endpoints = Vec<Arc<Endpoint>>;
 #[derive(Debug)]
 pub(super) struct Wanted {
     pub(super) method: PathAndQuery,
+    /// What is known of the method; `None` of one that is not in the contract.
+    pub(super) outline: Option<&'static Outline>,
     /// The addresses that have failed it.
     pub(super) failed: Vec<Arc<Endpoint>>,
 }
@@ -56,6 +59,7 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn new(method: PathAndQuery) -> Self {
         Self {
+            outline: table::outline(method.path()),
             method,
             failed: Vec::new(),
         }
@@ -63,7 +67,12 @@ impl Wanted {
 
     /// Whether the contract allows to send the call again after it failed.
     pub(super) fn is_repeatable(&self) -> bool {
-        table::is_idempotent(self.method.path())
+        self.outline.is_some_and(|method| method.idempotent)
+    }
+
+    /// Whether the response is one message, for which its caller waits in any case.
+    pub(super) fn is_answered_once(&self) -> bool {
+        self.outline.is_some_and(|method| !method.server_streaming)
     }
 
     fn avoids(&self, endpoint: &Arc<Endpoint>) -> bool {
@@ -252,7 +261,7 @@ impl Addresses {
             .or_else(|| pick(all.len(), draw, admitted, load))
             .or_else(|| pick(all.len(), draw, ready, load));
         picked.map(|(endpoint, connected)| Choice {
-            trial: Some(endpoint.health.call(&wanted.method)),
+            trial: Some(endpoint.health.call(&wanted.method, now)),
             endpoint: Arc::clone(endpoint),
             connected,
         })

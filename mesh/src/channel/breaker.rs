@@ -12,7 +12,7 @@
 //!
 //! An address that fails is *ejected*: it gets no calls for a while that doubles. Then one call is let
 //! through as a probe. That is one that may be sent again elsewhere, so that nobody feels it when the probe
-//! fails; only after a further while without such a call it may be any. A response that says nothing about
+//! fails, or is not responded to in time; only after a further while without such a call it may be any. A response that says nothing about
 //! the address's health, such as an exceeded limit, neither ejects nor readmits it.
 
 use super::ejections::Ejection;
@@ -51,6 +51,8 @@ pub(super) enum Change {
     None,
     /// The address was ejected.
     Ejected,
+    /// The probe brought nothing good, and the address stays ejected.
+    Reopened,
     /// The address gets calls again.
     Readmitted,
 }
@@ -153,12 +155,12 @@ impl Breaker {
             }
             Verdict::Failed => {
                 self.eject(now);
-                Change::None
+                Change::Reopened
             }
             // The next call is the probe.
             Verdict::Unknown => {
                 self.state = State::Open { until: now };
-                Change::None
+                Change::Reopened
             }
         }
     }

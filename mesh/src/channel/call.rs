@@ -6,117 +6,49 @@
 
 use super::{
     Shared,
-    addresses::{Lease, LeaseError, Wanted},
+    addresses::{Lease, LeaseError},
+    answer::answered,
     body::ChannelBody,
-    connected::Connected,
+    ending::{Ending, code_in},
     error::ChannelError,
-    health::{Ending, Trial},
-    retry::{Pushback, Retries},
+    health::end,
+    metrics::{Counted, PeerMetrics},
+    retry::{NoRetry, Pushback},
+    sending::{Failure, Lost, Sending, Trouble},
 };
-use crate::replay::{Replay, never_processed};
-use http::{HeaderValue, Request, Response, request::Parts, uri::PathAndQuery};
-use hyper::{body::Incoming, client::conn::TrySendError};
+use crate::replay::never_processed;
+use http::{Request, Response};
+use hyper::client::conn::TrySendError;
 use std::{sync::Arc, time::Duration};
-use tars_proto::{fault, timeout};
-use tokio::time::{Instant, sleep, timeout_at};
-use tonic::{Code, Status, body::Body};
-
-/// How much later than the server the channel ends a call.
-const GRACE: Duration = Duration::from_millis(100);
+use tars_proto::timeout::expired;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tonic::{Status, body::Body};
 
 type Answer = Result<Response<ChannelBody>, Status>;
 
-/// A call, and what it takes to send it again.
-struct Sending {
-    head: Parts,
-    replay: Replay,
-    wanted: Wanted,
-    deadline: Option<Instant>,
-    retries: Retries,
-    /// How often it may still be sent because it was not processed; `None` before the first time.
-    resends: Option<usize>,
-}
-
-impl Sending {
-    fn new(request: Request<Body>) -> Self {
-        let (head, body) = request.into_parts();
-        let path = head.uri.path_and_query().cloned();
-        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let left = head.headers.get(timeout::HEADER);
-        let left = left.and_then(|value| timeout::parse(value.to_str().ok()?));
-        Self {
-            head,
-            replay: Replay::new(body),
-            wanted: Wanted::new(path),
-            deadline: left.and_then(|left| Instant::now().checked_add(left)),
-            retries: Retries::default(),
-            resends: None,
-        }
-    }
-
-    /// When the channel ends the call.
-    fn end(&self) -> Option<Instant> {
-        self.deadline.and_then(|at| at.checked_add(GRACE))
-    }
-
-    fn head(&mut self, connected: &Connected) -> Result<Parts, Status> {
-        let uri = connected.absolute(self.wanted.method.clone());
-        self.head.uri = uri.map_err(|e| Status::internal(e.to_string()))?;
-        Ok(self.head.clone())
-    }
-
-    /// Sets the timeout to what is left of it.
-    fn shorten(&mut self) {
-        let Some(at) = self.deadline else {
-            return;
-        };
-        let left = at.saturating_duration_since(Instant::now());
-        if let Ok(value) = HeaderValue::try_from(timeout::format(left)) {
-            self.head.headers.insert(timeout::HEADER, value);
-        }
-    }
-
-    /// Whether the call would still be running after a pause.
-    fn outlasts(&self, pause: Duration) -> bool {
-        self.deadline.is_none_or(|at| Instant::now() + pause < at)
-    }
-}
-
-/// Why an attempt brought no answer, or one that may not be the last.
-enum Trouble {
-    /// There is nowhere to send it, or it cannot be sent.
-    Refused(Status),
-    /// It was not processed.
-    Unsent(Lost),
-    /// It may have been processed.
-    Failed(Failure),
-}
-
-/// What a connection was lost by.
-struct Lost {
-    connected: Arc<Connected>,
-    error: hyper::Error,
-}
-
-enum Failure {
-    Lost(Lost),
-    /// The service is unavailable.
-    Unavailable {
-        answer: Box<Response<ChannelBody>>,
-        pushback: Pushback,
-        /// Whether the server asks to wait.
-        waits: bool,
-    },
-}
-
 impl Shared {
     pub(super) async fn send(&self, request: Request<Body>) -> Answer {
-        let call = Sending::new(request);
-        match call.end() {
+        let now = Instant::now();
+        let call = Sending::new(request, now);
+        let mut counted = Counted::new(self.metrics(), call.wanted.outline, now);
+        let answer = match call.end() {
             None => self.send_until_answered(call).await,
             Some(end) => {
                 let answer = timeout_at(end, self.send_until_answered(call)).await;
-                answer.unwrap_or_else(|_| Err(timeout::expired()))
+                answer.unwrap_or_else(|_| Err(expired()))
+            }
+        };
+        match answer {
+            Ok(mut answer) => {
+                match code_in(answer.headers()) {
+                    Some(code) => counted.end(code),
+                    None => answer.body_mut().count(counted),
+                }
+                Ok(answer)
+            }
+            Err(status) => {
+                counted.end(status.code());
+                Err(status)
             }
         }
     }
@@ -132,7 +64,10 @@ impl Shared {
                 Trouble::Refused(status) => return Err(status),
                 Trouble::Unsent(lost) => match call.resends.and_then(|left| left.checked_sub(1)) {
                     None => return Err(self.lost(lost)),
-                    left => call.resends = left,
+                    left => {
+                        self.metrics().resends.inc();
+                        call.resends = left;
+                    }
                 },
                 Trouble::Failed(failure) => {
                     let Some(pause) = self.retry(&mut call, &failure) else {
@@ -159,13 +94,26 @@ impl Shared {
             return Err(Trouble::Refused(self.unreachable(&moved)));
         };
         let mut sender = lease.connected.sender.clone();
-        match sender
-            .try_send_request(Request::from_parts(head, body))
-            .await
-        {
-            Ok(response) => answered(call, lease, response),
+        let sent = sender.try_send_request(Request::from_parts(head, body));
+        let sent = match self.patience(call, &lease) {
+            None => sent.await,
+            Some(patience) => match timeout(patience, sent).await {
+                Ok(sent) => sent,
+                Err(_) => return Err(silent(call, lease)),
+            },
+        };
+        match sent {
+            Ok(response) => answered(call, lease, response).await,
             Err(error) => Err(self.unanswered(call, lease, error)),
         }
+    }
+
+    /// How long a response is waited for before the call is sent elsewhere; `None` for as long as the caller
+    /// does.
+    fn patience(&self, call: &Sending, lease: &Lease) -> Option<Duration> {
+        let patience = lease.trial.as_ref()?.patience()?;
+        let goes_elsewhere = call.wanted.is_repeatable() && self.addresses.has_other(&call.wanted);
+        goes_elsewhere.then_some(patience)
     }
 
     /// What is not sent because its connection was closing is told apart from what may have been
@@ -185,8 +133,11 @@ impl Shared {
         } = lease;
         let error = error.into_error();
         let lost = Lost { connected, error };
-        let tells = !unsent && !call.replay.has_failed();
-        end(trial, if tells { Ending::Failed } else { Ending::Other });
+        let ending = match unsent {
+            true => Ending::Other,
+            false => call.ending_of_lost(),
+        };
+        end(trial, ending);
         if unsent {
             let open = || self.addresses.connections();
             call.resends.get_or_insert_with(open);
@@ -202,23 +153,55 @@ impl Shared {
 
     /// Returns after what pause a failed call is sent again, if it is.
     fn retry(&self, call: &mut Sending, failure: &Failure) -> Option<Duration> {
+        // When reading the request failed, there is nothing to send.
+        if !call.wanted.is_repeatable() || call.replay.has_failed() {
+            return None;
+        }
+        match self.allowed(call, failure) {
+            Ok(pause) => {
+                self.metrics().retries.inc();
+                Some(pause)
+            }
+            Err(why) => {
+                self.metrics().refuse_retry(why.label());
+                None
+            }
+        }
+    }
+
+    fn allowed(&self, call: &mut Sending, failure: &Failure) -> Result<Duration, NoRetry> {
+        if !call.replay.is_retained() {
+            return Err(NoRetry::Body);
+        }
         let (pushback, waits) = match failure {
-            Failure::Lost(_) => (Pushback::Unsaid, false),
+            Failure::Lost(_) | Failure::Silent(_) => (Pushback::Unsaid, false),
             Failure::Unavailable {
                 pushback, waits, ..
             } => (*pushback, *waits),
         };
-        if !call.wanted.is_repeatable() || !call.replay.is_retained() {
-            return None;
-        }
         let elsewhere = self.addresses.has_other(&call.wanted);
-        let retry = call.retries.next(&self.budget, pushback, elsewhere, waits);
-        retry.filter(|pause| call.outlasts(*pause))
+        let pause = call.retries.next(pushback, elsewhere, waits)?;
+        if !call.outlasts(pause) {
+            return Err(NoRetry::Deadline);
+        }
+        // What is not sent takes nothing from it.
+        match self.budget.take() {
+            true => Ok(pause),
+            false => Err(NoRetry::Budget),
+        }
+    }
+
+    fn metrics(&self) -> &Arc<PeerMetrics> {
+        &self.addresses.dialer.metrics
     }
 
     fn failed(&self, failure: Failure) -> Answer {
         match failure {
             Failure::Lost(lost) => Err(self.lost(lost)),
+            Failure::Silent(connected) => {
+                let target = connected.name.to_string();
+                Err(self.unreachable(&ChannelError::Silent { target }))
+            }
             Failure::Unavailable { answer, .. } => Ok(*answer),
         }
     }
@@ -236,52 +219,9 @@ impl Shared {
     }
 }
 
-/// Judges a response. One of headers alone with UNAVAILABLE is a failure; a status in trailers comes too late
-/// for the call to be sent again.
-fn answered(
-    call: &mut Sending,
-    lease: Lease,
-    response: Response<Incoming>,
-) -> Result<Response<ChannelBody>, Trouble> {
-    let Lease {
-        endpoint,
-        connected,
-        slot,
-        trial,
-    } = lease;
-    connected.record_response();
-    let code = response.headers().get("grpc-status");
-    let code = code.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-    let status = match code {
-        Code::Unavailable => Status::from_header_map(response.headers()),
-        _ => None,
-    };
-    end(trial, ending(code, status.as_ref()));
-    let pushback = Pushback::of(response.headers());
-    let answer = response.map(|body| ChannelBody::new(body, slot, call.end()));
-    let Some(status) = status else {
-        return Ok(answer);
-    };
-    call.wanted.failed.push(endpoint);
-    Err(Trouble::Failed(Failure::Unavailable {
-        answer: Box::new(answer),
-        pushback,
-        waits: fault::retry_after(&status).is_some(),
-    }))
-}
-
-/// What a response tells of the address. The limits of a caller are no business of others.
-fn ending(code: Code, unavailable: Option<&Status>) -> Ending {
-    match unavailable {
-        Some(status) if fault::is_busy(status) => Ending::Busy,
-        Some(_) => Ending::Failed,
-        None if code == Code::ResourceExhausted => Ending::Other,
-        None => Ending::Answered,
-    }
-}
-
-fn end(trial: Option<Trial>, ending: Ending) {
-    if let Some(trial) = trial {
-        trial.end(ending);
-    }
+/// Gives a probe up.
+fn silent(call: &mut Sending, lease: Lease) -> Trouble {
+    end(lease.trial, Ending::Failed);
+    call.wanted.failed.push(lease.endpoint);
+    Trouble::Failed(Failure::Silent(lease.connected))
 }

@@ -5,6 +5,7 @@ use super::{
     endpoint::Endpoint,
     error::ChannelError,
     greeting::{Greeted, greeted},
+    metrics::Open,
     options::ChannelOptions,
     slots::StreamSlots,
 };
@@ -58,7 +59,10 @@ impl Endpoint {
             certificates_end(&identity, &server.peer),
             options.clone(),
             (Arc::clone(&identity), Arc::clone(&server.peer)),
-            options.table.enter(options.service, "out", &server.peer),
+            (
+                options.table.enter(options.service, "out", &server.peer),
+                self.dialer.metrics.open(),
+            ),
         ));
         Ok(Connected {
             sender,
@@ -205,7 +209,7 @@ impl AbortableExecutor {
         end: Duration,
         options: ChannelOptions,
         (own, server): (Arc<Identity>, Arc<PeerInfo>),
-        _listed: Listed,
+        _while_open: (Listed, Open),
     ) {
         let revoked = async {
             let Some(verified) = &server.verified else {

@@ -210,9 +210,16 @@ impl Endpoint {
                 target: self.name(),
             }),
         };
+        let metrics = &self.dialer.metrics;
         match &outcome {
-            Ok(connected) => self.add(connected, purpose),
-            Err(error) => self.record_failure(error, purpose),
+            Ok(connected) => {
+                metrics.opened.inc();
+                self.add(connected, purpose);
+            }
+            Err(error) => {
+                metrics.fail(error);
+                self.record_failure(error, purpose);
+            }
         }
         report.send_replace(Some(outcome));
     }

@@ -62,6 +62,12 @@ pub enum ChannelError {
         /// The cause.
         source: Arc<hyper::Error>,
     },
+    /// The server, which was silent before, did not respond to a call.
+    #[error("{target} does not respond")]
+    Silent {
+        /// The address.
+        target: String,
+    },
     /// The connection was closed, and the request is too long to be sent again.
     #[error("{target}: the connection was closed during a long request")]
     Moved {
@@ -109,6 +115,22 @@ impl ChannelError {
         }
     }
 
+    /// The kind of the error, as a metric label.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } => "unreachable",
+            Self::Timeout { .. } | Self::Silent { .. } => "timeout",
+            Self::NoH2 { .. } => "no_http2",
+            Self::Closed { .. } | Self::Http { .. } | Self::Moved { .. } => "connection_lost",
+            Self::Refused { .. } => "not_trusted",
+            Self::Own(_) | Self::Identity(_) => "own_certificate",
+            Self::OwnRevoked { .. } => "own_certificate_revoked",
+            Self::Abandoned { .. } => "abandoned",
+            Self::Several(_) => "several",
+            Self::Target(_) => "target",
+        }
+    }
+
     /// Whether there was no server that could have refused anything.
     fn is_absence(&self) -> bool {
         matches!(
@@ -126,6 +148,7 @@ impl ChannelError {
         match self {
             Self::Connect { .. }
             | Self::Timeout { .. }
+            | Self::Silent { .. }
             | Self::Abandoned { .. }
             | Self::Target(_) => format!("{to} cannot be reached"),
             // Of several reasons, one that a server gave says the most.

@@ -3,6 +3,8 @@
 use super::{
     breaker::{Breaker, Change, Verdict},
     ejections::Ejections,
+    ending::Ending,
+    metrics::PeerMetrics,
     slowness::{MAX_RATIO, Slowness, Usual},
 };
 use http::uri::PathAndQuery;
@@ -20,6 +22,16 @@ use tokio::time::Instant;
 /// A call that is given up after less than this does not show that the address fails.
 const MIN_SILENCE: Duration = Duration::from_secs(1);
 
+/// How many times as long as usual a probe may go without a response, and the bounds of that.
+const PATIENCE: u32 = 8;
+const MIN_PATIENCE: Duration = Duration::from_millis(20);
+const MAX_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The states of a breaker, as metric labels.
+const CLOSED: &str = "closed";
+const OPEN: &str = "open";
+const HALF_OPEN: &str = "half_open";
+
 /// What all addresses of a channel are compared by.
 #[derive(Debug)]
 pub(super) struct Common {
@@ -28,29 +40,18 @@ pub(super) struct Common {
     /// Whether the time to a response tells how slow an address is. That to the first byte of a stream
     /// does not: the load of streams is their number.
     pub(super) measures: bool,
+    metrics: Arc<PeerMetrics>,
 }
 
 impl Common {
-    pub(super) fn new(measures: bool) -> Self {
+    pub(super) fn new(measures: bool, metrics: &Arc<PeerMetrics>) -> Self {
         Self {
             usual: Usual::default(),
-            ejections: Arc::new(Ejections::new(0)),
+            ejections: Arc::new(Ejections::new(metrics.ejected.clone())),
             measures,
+            metrics: Arc::clone(metrics),
         }
     }
-}
-
-/// How a call ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// With a response, whether the caller likes it or not.
-    Answered,
-    /// With a refusal for lack of capacity: the address is as slow as can be, but it works.
-    Busy,
-    /// Without a response, or with the one that says that the service does not work.
-    Failed,
-    /// In a way that tells nothing of the address: it was not sent, or a limit of the caller's refused it.
-    Other,
 }
 
 /// The health of one address.
@@ -87,8 +88,8 @@ impl Health {
     }
 
     /// Begins a call, which is no probe.
-    pub(super) fn call(self: &Arc<Self>, method: &PathAndQuery) -> Trial {
-        self.trial(method, Role::Call)
+    pub(super) fn call(self: &Arc<Self>, method: &PathAndQuery, now: Instant) -> Trial {
+        self.trial(method, Role::Call, now)
     }
 
     /// Begins a call that shows whether an ejected address works again, if it is time for one.
@@ -99,14 +100,18 @@ impl Health {
         now: Instant,
     ) -> Option<Trial> {
         let probes = self.breaker.lock().try_probe(repeatable, now);
-        probes.then(|| self.trial(method, Role::Probe))
+        probes.then(|| {
+            self.common.metrics.step(OPEN, HALF_OPEN);
+            self.trial(method, Role::Probe, now)
+        })
     }
 
-    fn trial(self: &Arc<Self>, method: &PathAndQuery, role: Role) -> Trial {
+    fn trial(self: &Arc<Self>, method: &PathAndQuery, role: Role, now: Instant) -> Trial {
         Trial {
             health: Arc::clone(self),
             method: method.clone(),
-            began: Instant::now(),
+            began: now,
+            responded: None,
             role: Some(role),
         }
     }
@@ -117,16 +122,19 @@ impl Health {
             Role::Probe => breaker.record_probe(verdict, now),
             Role::Call => breaker.record(verdict, now, || self.common.ejections.place()),
         };
-        let address = &*self.name;
+        let (address, metrics) = (&*self.name, &self.common.metrics);
         match change {
             Change::None => {}
             Change::Ejected => {
                 self.ejected.store(true, Ordering::Relaxed);
+                metrics.step(CLOSED, OPEN);
                 tracing::warn!(address, "an address fails, and gets no calls for a while");
             }
+            Change::Reopened => metrics.step(HALF_OPEN, OPEN),
             Change::Readmitted => {
                 self.slowness.reset();
                 self.ejected.store(false, Ordering::Relaxed);
+                metrics.step(HALF_OPEN, CLOSED);
                 tracing::info!(address, "an address works again");
             }
         }
@@ -145,18 +153,47 @@ pub(super) struct Trial {
     health: Arc<Health>,
     method: PathAndQuery,
     began: Instant,
+    /// When the response began, if what follows is waited for.
+    responded: Option<Instant>,
     /// `None` once it has ended.
     role: Option<Role>,
 }
 
 impl Trial {
+    /// Records that a stream was accepted. It may fail before its first message; until then that it was
+    /// accepted is the best that is known. A probe ends with it: a stream may have nothing to say for
+    /// long.
+    pub(super) fn accepted(mut self) -> Option<Self> {
+        if matches!(self.role, Some(Role::Probe)) {
+            self.end(Ending::Answered);
+            return None;
+        }
+        self.responded = Some(Instant::now());
+        Some(self)
+    }
+
+    /// How long the call may go without a response if it is a probe, and can be sent elsewhere: an address
+    /// that was silent before the ejection may be so again, and nobody should have to wait for that.
+    pub(super) fn patience(&self) -> Option<Duration> {
+        matches!(self.role, Some(Role::Probe)).then(|| {
+            let usual = self.health.common.usual.of(&self.method);
+            usual.map_or(MAX_PATIENCE, |usual| {
+                (usual * PATIENCE).clamp(MIN_PATIENCE, MAX_PATIENCE)
+            })
+        })
+    }
+
     /// Records how the call ended.
     pub(super) fn end(mut self, ending: Ending) {
-        let Some(role) = self.role.take() else {
-            return;
-        };
+        if let Some(role) = self.role.take() {
+            self.record(ending, role);
+        }
+    }
+
+    fn record(&self, ending: Ending, role: Role) {
         let now = Instant::now();
-        let (health, elapsed) = (&self.health, now - self.began);
+        let elapsed = self.responded.unwrap_or(now) - self.began;
+        let health = &self.health;
         let verdict = match ending {
             Ending::Answered => {
                 let ratio = health.common.usual.record(&self.method, elapsed);
@@ -198,23 +235,42 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        if let Some(role) = self.role.take() {
-            self.give_up(role);
+        match (self.role.take(), self.responded) {
+            (Some(role), Some(_)) => self.record(Ending::Answered, role),
+            (Some(role), None) => self.give_up(role),
+            (None, _) => {}
         }
+    }
+}
+
+/// Records how a call ended, where that is recorded.
+pub(super) fn end(trial: Option<Trial>, ending: Ending) {
+    if let Some(trial) = trial {
+        trial.end(ending);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::metrics::ChannelMetrics, *};
     use tokio::time::advance;
 
     const METHOD: PathAndQuery = PathAndQuery::from_static("/a");
 
     fn of_two() -> Arc<Health> {
-        let common = Arc::new(Common::new(true));
+        measuring(true)
+    }
+
+    /// One of two addresses.
+    fn measuring(measures: bool) -> Arc<Health> {
+        let metrics = ChannelMetrics::default().of("spiffe://tars.local/auth");
+        let common = Arc::new(Common::new(measures, &metrics));
         common.ejections.set_addresses(2);
         Health::new(&Arc::from("a:1"), &common)
+    }
+
+    fn call(health: &Arc<Health>) -> Trial {
+        health.call(&METHOD, Instant::now())
     }
 
     fn slowness(health: &Health) -> f64 {
@@ -225,7 +281,7 @@ mod tests {
     fn eject(health: &Arc<Health>) {
         for _ in 0..5 {
             assert!(!health.is_ejected());
-            health.call(&METHOD).end(Ending::Failed);
+            call(health).end(Ending::Failed);
         }
         assert!(health.is_ejected());
     }
@@ -234,9 +290,9 @@ mod tests {
     async fn a_failure_counts_as_slow_however_fast_it_is() {
         for ending in [Ending::Failed, Ending::Busy] {
             let health = of_two();
-            health.call(&METHOD).end(Ending::Answered);
+            call(&health).end(Ending::Answered);
             assert_eq!(slowness(&health), 1.0);
-            health.call(&METHOD).end(ending);
+            call(&health).end(ending);
             assert_eq!(slowness(&health), MAX_RATIO);
         }
     }
@@ -245,11 +301,11 @@ mod tests {
     async fn a_busy_address_is_not_ejected_and_a_refusal_for_the_caller_tells_nothing() {
         let health = of_two();
         for _ in 0..100 {
-            health.call(&METHOD).end(Ending::Other);
+            call(&health).end(Ending::Other);
         }
         assert_eq!(slowness(&health), 1.0);
         for _ in 0..100 {
-            health.call(&METHOD).end(Ending::Busy);
+            call(&health).end(Ending::Busy);
         }
         assert!(!health.is_ejected());
     }
@@ -282,10 +338,10 @@ mod tests {
     async fn calls_that_are_given_up_after_long_silence_eject_and_impatient_ones_do_not() {
         let health = of_two();
         for _ in 0..100 {
-            drop(health.call(&METHOD));
+            drop(call(&health));
         }
         assert!(!health.is_ejected());
-        let calls: Vec<_> = (0..5).map(|_| health.call(&METHOD)).collect();
+        let calls: Vec<_> = (0..5).map(|_| call(&health)).collect();
         advance(MIN_SILENCE).await;
         drop(calls);
         assert!(health.is_ejected());
@@ -294,10 +350,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn giving_up_a_method_that_takes_long_shows_nothing() {
         let health = of_two();
-        let call = health.call(&METHOD);
+        let long = call(&health);
         advance(Duration::from_secs(10)).await;
-        call.end(Ending::Answered);
-        let calls: Vec<_> = (0..5).map(|_| health.call(&METHOD)).collect();
+        long.end(Ending::Answered);
+        let calls: Vec<_> = (0..5).map(|_| call(&health)).collect();
         advance(Duration::from_secs(10)).await;
         drop(calls);
         assert!(!health.is_ejected());
@@ -306,14 +362,33 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn streams_weigh_nothing_until_one_fails() {
-        let health = Health::new(&Arc::from("a:1"), &Arc::new(Common::new(false)));
-        health.call(&METHOD).end(Ending::Answered);
-        let late = health.call(&METHOD);
+        let health = measuring(false);
+        call(&health).end(Ending::Answered);
+        let late = call(&health);
         advance(Duration::from_secs(10)).await;
         late.end(Ending::Answered);
         assert_eq!(slowness(&health), 1.0);
-        health.call(&METHOD).end(Ending::Failed);
+        call(&health).end(Ending::Failed);
         assert_eq!(slowness(&health), MAX_RATIO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_counts_as_accepted_until_it_fails_before_its_first_message() {
+        let health = measuring(false);
+        for _ in 0..5 {
+            let silent = call(&health).accepted().unwrap();
+            advance(Duration::from_secs(3600)).await;
+            drop(silent);
+        }
+        assert!(!health.is_ejected(), "it had nothing to say");
+        for _ in 0..5 {
+            call(&health).accepted().unwrap().end(Ending::Failed);
+        }
+        assert!(health.is_ejected());
+        advance(Duration::from_secs(1)).await;
+        let probe = health.try_probe(&METHOD, true, Instant::now()).unwrap();
+        assert!(probe.accepted().is_none());
+        assert!(!health.is_ejected());
     }
 
     #[tokio::test(start_paused = true)]
@@ -321,7 +396,7 @@ mod tests {
         let health = of_two();
         health.common.ejections.set_addresses(1);
         for _ in 0..100 {
-            health.call(&METHOD).end(Ending::Failed);
+            call(&health).end(Ending::Failed);
         }
         assert!(!health.is_ejected());
     }

@@ -1,11 +1,13 @@
 //! What a channel needs to know, and how its connections are used.
 
-use super::health::Common;
+use super::{
+    health::Common,
+    metrics::{ChannelMetrics, PeerMetrics},
+};
+use crate::ConnectionTable;
 use std::{sync::Arc, time::Duration};
 use tars_certs::{Identity, IdentityHandle, Revocations, SpiffeId};
 use tars_runtime::clock::Clock;
-
-use crate::ConnectionTable;
 
 /// The time to connect, TLS and HTTP/2 included.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,6 +28,8 @@ pub struct ChannelOptions {
     pub clock: Clock,
     /// Where the connections are listed, for the admin port.
     pub table: ConnectionTable,
+    /// Where calls and connections are counted.
+    pub metrics: ChannelMetrics,
     /// The service that the connections are listed under.
     pub service: &'static str,
     /// Who reads the errors.
@@ -52,6 +56,7 @@ impl ChannelOptions {
             revocations: Revocations::default(),
             clock,
             table: ConnectionTable::default(),
+            metrics: ChannelMetrics::default(),
             service: "client",
             audience: Audience::Operator,
         }
@@ -103,16 +108,20 @@ impl Traffic {
 pub(super) struct Dialer {
     pub(super) options: ChannelOptions,
     pub(super) traffic: Traffic,
+    pub(super) metrics: Arc<PeerMetrics>,
     /// What the addresses are compared by.
     pub(super) common: Arc<Common>,
 }
 
 impl Dialer {
     pub(super) fn new(options: ChannelOptions, traffic: Traffic) -> Self {
+        let metrics = options.metrics.of(options.expected.as_str());
+        let measures = traffic == Traffic::Calls;
         Self {
+            common: Arc::new(Common::new(measures, &metrics)),
             options,
             traffic,
-            common: Arc::new(Common::new(traffic == Traffic::Calls)),
+            metrics,
         }
     }
 }

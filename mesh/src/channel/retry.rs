@@ -1,7 +1,7 @@
 //! Which failed calls are sent again, and when.
 //!
 //! Only a call that the contract declares idempotent, only when its service was unavailable or the connection
-//! to it was lost, and only before the first byte of a response. A budget bounds the retries to a share of all
+//! to it was lost, and only before the first message of a response. A budget bounds the retries to a share of all
 //! calls: when a service fails for everybody, retries must not multiply what it gets. What a server asks
 //! for with `grpc-retry-pushback-ms` holds (gRFC A6, "client retries").
 
@@ -51,7 +51,7 @@ impl Budget {
     }
 
     /// Takes a retry, if there is one.
-    fn take(&self) -> bool {
+    pub(super) fn take(&self) -> bool {
         let less = |saved: u32| saved.checked_sub(RETRY);
         let taken = self
             .0
@@ -82,6 +82,34 @@ impl Pushback {
     }
 }
 
+/// Why a call that failed, and may be repeated, is not sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoRetry {
+    /// It was sent as often as a call may be.
+    Attempts,
+    /// The server asks not to be asked again, or not for long.
+    Pushback,
+    /// Its deadline would have passed.
+    Deadline,
+    /// What the channel may spend on retries is spent.
+    Budget,
+    /// Its body is too long to be retained.
+    Body,
+}
+
+impl NoRetry {
+    /// The reason as a metric label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Attempts => "attempts",
+            Self::Pushback => "pushback",
+            Self::Deadline => "deadline",
+            Self::Budget => "budget",
+            Self::Body => "body",
+        }
+    }
+}
+
 /// The retries of one call.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
@@ -89,25 +117,26 @@ pub(super) struct Retries {
 }
 
 impl Retries {
-    /// Returns how long to wait before the call is sent again; `None` when it is not. `elsewhere` tells
-    /// whether there is an address that has not failed it, and `asks_to_wait` whether the server has said
-    /// that it is of no use to ask it again soon.
+    /// Returns how long to wait before the call is sent again, if the budget has a retry for it.
+    /// `elsewhere` tells whether there is an address that has not failed it, and `asks_to_wait` whether
+    /// the server has said that it is of no use to ask it again soon.
     pub(super) fn next(
         &mut self,
-        budget: &Budget,
         pushback: Pushback,
         elsewhere: bool,
         asks_to_wait: bool,
-    ) -> Option<Duration> {
+    ) -> Result<Duration, NoRetry> {
         self.sent += 1;
-        let delay = match pushback {
-            Pushback::Never => None,
-            Pushback::After(delay) => (delay <= MAX_PUSHBACK).then_some(delay),
-            Pushback::Unsaid if elsewhere => Some(Duration::ZERO),
-            Pushback::Unsaid if asks_to_wait => None,
-            Pushback::Unsaid => Some(self.pause()),
-        };
-        delay.filter(|_| self.sent < MAX_ATTEMPTS && budget.take())
+        if self.sent >= MAX_ATTEMPTS {
+            return Err(NoRetry::Attempts);
+        }
+        match pushback {
+            Pushback::After(delay) if delay <= MAX_PUSHBACK => Ok(delay),
+            Pushback::After(_) | Pushback::Never => Err(NoRetry::Pushback),
+            Pushback::Unsaid if elsewhere => Ok(Duration::ZERO),
+            Pushback::Unsaid if asks_to_wait => Err(NoRetry::Pushback),
+            Pushback::Unsaid => Ok(self.pause()),
+        }
     }
 
     fn pause(&self) -> Duration {
@@ -120,26 +149,27 @@ impl Retries {
 mod tests {
     use super::*;
 
-    fn next(retries: &mut Retries, pushback: Pushback) -> Option<Duration> {
-        retries.next(&Budget::default(), pushback, true, false)
+    fn next(retries: &mut Retries, pushback: Pushback) -> Result<Duration, NoRetry> {
+        retries.next(pushback, true, false)
     }
 
     #[test]
     fn a_call_is_sent_three_times_at_most() {
         let mut retries = Retries::default();
-        assert_eq!(next(&mut retries, Pushback::Unsaid), Some(Duration::ZERO));
-        assert_eq!(next(&mut retries, Pushback::Unsaid), Some(Duration::ZERO));
-        assert_eq!(next(&mut retries, Pushback::Unsaid), None);
+        assert_eq!(next(&mut retries, Pushback::Unsaid), Ok(Duration::ZERO));
+        assert_eq!(next(&mut retries, Pushback::Unsaid), Ok(Duration::ZERO));
+        let last = next(&mut retries, Pushback::Unsaid);
+        assert_eq!(last, Err(NoRetry::Attempts));
     }
 
     #[test]
     fn a_server_says_when_and_whether() {
         let second = Duration::from_secs(1);
         for (pushback, expected) in [
-            (Pushback::After(second), Some(second)),
-            (Pushback::After(Duration::ZERO), Some(Duration::ZERO)),
-            (Pushback::After(second * 3600), None),
-            (Pushback::Never, None),
+            (Pushback::After(second), Ok(second)),
+            (Pushback::After(Duration::ZERO), Ok(Duration::ZERO)),
+            (Pushback::After(second * 3600), Err(NoRetry::Pushback)),
+            (Pushback::Never, Err(NoRetry::Pushback)),
         ] {
             assert_eq!(next(&mut Retries::default(), pushback), expected);
         }
@@ -147,11 +177,10 @@ mod tests {
 
     #[test]
     fn the_same_address_is_asked_after_a_pause_unless_it_wants_a_longer_one() {
-        let budget = Budget::default();
-        let next = |waits| Retries::default().next(&budget, Pushback::Unsaid, false, waits);
+        let next = |waits| Retries::default().next(Pushback::Unsaid, false, waits);
         let pause = next(false).unwrap();
         assert!((PAUSE / 2..=PAUSE).contains(&pause), "{pause:?}");
-        assert_eq!(next(true), None);
+        assert_eq!(next(true), Err(NoRetry::Pushback));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! The estimate is a *peak* exponentially weighted moving average, as in Finagle's `PeakEwma` balancer: a slow
 //! response raises it at once, and it comes down as time passes, so that an address that was slow is tried
-//! again. It counts in multiples of the usual time of the method, because methods differ by orders of
+//! again. When it is slow again, it is left alone for longer the next time, as an address is that fails: each
+//! try is a call for which somebody waits. The estimate counts in multiples of the usual time of the method, because methods differ by orders of
 //! magnitude: an address that has just solved a large problem is not slower than others for it. A failure
 //! counts as the slowest response there is. Otherwise a server that refuses quickly would draw all calls.
 
@@ -11,8 +12,12 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, time::Duration};
 use tokio::time::Instant;
 
-/// The time in which an estimate loses two thirds of its excess.
+/// The time in which an estimate loses two thirds of its excess, at first.
 const DECAY: Duration = Duration::from_secs(2);
+/// The same of an address that was slow whenever it was tried again.
+const MAX_DECAY: Duration = Duration::from_secs(16);
+/// A response that takes less than this is not slow.
+const SLOW: f64 = 2.0;
 /// The most that an address counts as slower than usual.
 pub(super) const MAX_RATIO: f64 = 32.0;
 /// Maximum number of methods whose usual time is known.
@@ -26,12 +31,15 @@ pub(super) struct Slowness(Mutex<Option<Estimate>>);
 struct Estimate {
     ratio: f64,
     at: Instant,
+    decay: Duration,
+    /// Whether the last response was slow.
+    is_slow: bool,
 }
 
 impl Estimate {
     fn weight(self, now: Instant) -> f64 {
         let elapsed = now.saturating_duration_since(self.at);
-        (-elapsed.as_secs_f64() / DECAY.as_secs_f64()).exp()
+        (-elapsed.as_secs_f64() / self.decay.as_secs_f64()).exp()
     }
 
     fn at(self, now: Instant) -> f64 {
@@ -44,6 +52,20 @@ impl Estimate {
         Self {
             ratio: sample.max(average),
             at: now,
+            decay: self.decay_after(sample, now),
+            is_slow: sample >= SLOW,
+        }
+    }
+
+    fn decay_after(self, sample: f64, now: Instant) -> Duration {
+        if sample < SLOW {
+            return DECAY;
+        }
+        // What was on its way when the first slow response came says nothing new.
+        let was_tried_again = self.is_slow && self.at(now) <= sample / 2.0;
+        match was_tried_again {
+            true => (self.decay * 2).min(MAX_DECAY),
+            false => self.decay,
         }
     }
 }
@@ -62,6 +84,8 @@ impl Slowness {
         let first = Estimate {
             ratio: sample,
             at: now,
+            decay: DECAY,
+            is_slow: sample >= SLOW,
         };
         *estimate = Some(estimate.map_or(first, |before| before.with(sample, now)));
     }
@@ -96,11 +120,15 @@ impl Usual {
         ratio
     }
 
+    /// Returns the usual time of a method, where it is known.
+    pub(super) fn of(&self, method: &PathAndQuery) -> Option<Duration> {
+        self.0.lock().get(method).copied()
+    }
+
     /// Returns how many times as long as usual a call has taken that has no response yet; `None` where the
     /// method's time is not known.
     pub(super) fn compare(&self, method: &PathAndQuery, elapsed: Duration) -> Option<f64> {
-        let usual = self.0.lock().get(method).copied()?;
-        Some(ratio(elapsed, usual))
+        Some(ratio(elapsed, self.of(method)?))
     }
 }
 
@@ -128,6 +156,37 @@ mod tests {
         assert!(slowness.at(now + DECAY * 10) < 1.01);
         slowness.reset();
         assert_eq!(slowness.at(now), 1.0);
+    }
+
+    #[test]
+    fn an_address_that_is_slow_again_and_again_is_left_alone_for_longer() {
+        let (slowness, mut now) = (Slowness::default(), Instant::now());
+        // How long until it seems to be no more than four times as slow.
+        let tried_after = |mut now: Instant| {
+            let began = now;
+            while slowness.at(now) > 4.0 {
+                now += MS;
+            }
+            now - began
+        };
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            // Those that are in flight at once count as one.
+            for _ in 0..8 {
+                slowness.observe(20.0, now);
+            }
+            let wait = tried_after(now);
+            waits.push(wait.as_millis() / 100);
+            now += wait;
+        }
+        assert_eq!(waits, [36, 73, 147, 295, 295, 295]);
+        slowness.observe(1.0, now);
+        slowness.observe(20.0, now);
+        assert_eq!(
+            tried_after(now).as_millis() / 100,
+            36,
+            "it was fast in between"
+        );
     }
 
     #[test]

@@ -28,10 +28,11 @@ pub(super) fn methods(words: Vocabulary) -> Result<Vec<Method>, String> {
     Ok(methods)
 }
 
-/// The gRPC paths of all of them; each may be repeated.
-pub(super) fn paths() -> impl Iterator<Item = String> {
-    let health = ["Check", "List", "Watch"].map(|name| format!("/{HEALTH}/{name}"));
-    let reflection = REFLECTION.map(|service| format!("/{service}/ServerReflectionInfo"));
+/// The gRPC paths of all of them, and whether their responses are streams; each may be repeated.
+pub(super) fn paths() -> impl Iterator<Item = (String, bool)> {
+    let health = [("Check", false), ("List", false), ("Watch", true)];
+    let health = health.map(|(name, streams)| (format!("/{HEALTH}/{name}"), streams));
+    let reflection = REFLECTION.map(|service| (format!("/{service}/ServerReflectionInfo"), true));
     health.into_iter().chain(reflection)
 }
 

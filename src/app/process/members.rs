@@ -137,6 +137,7 @@ impl Process {
             revocations: feed.revocations.clone(),
             clock: self.clock.clone(),
             table: self.connections.clone(),
+            metrics: self.channel_metrics.clone(),
             service: service.as_str(),
             audience: Audience::Strangers,
         })?;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use tars::rest::Rest;
 use tars_certs::{IdentityHandle, Revocations, SpiffeId};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
-use tars_mesh::{Channel, ChannelOptions, ConnectionTable};
+use tars_mesh::{Channel, ChannelMetrics, ChannelOptions, ConnectionTable};
 use tars_proto::{
     auth::v1::{GetMeRequest, auth_service_client::AuthServiceClient},
     automl::v1::{ListStudiesRequest, study_service_client::StudyServiceClient},
@@ -120,6 +120,7 @@ fn channel(service: &Service, identity: &IdentityHandle) -> Result<Channel, Fail
         revocations: Revocations::default(),
         clock: Clock::system(),
         table: ConnectionTable::default(),
+        metrics: ChannelMetrics::default(),
         service: "bench",
         audience: tars_mesh::channel::Audience::Operator,
     })?)

@@ -1,7 +1,12 @@
 use super::{super::ejections::Ejections, *};
+use prometheus_client::metrics::gauge::Gauge;
 use std::sync::Arc;
 
-const ALWAYS: fn() -> Option<Ejection> = || Arc::new(Ejections::new(2)).place();
+const ALWAYS: fn() -> Option<Ejection> = || {
+    let ejections = Ejections::new(Gauge::default());
+    ejections.set_addresses(2);
+    Arc::new(ejections).place()
+};
 const NEVER: fn() -> Option<Ejection> = || None;
 
 fn breaker() -> (Breaker, Instant) {
@@ -115,7 +120,7 @@ fn a_probe_that_fails_ejects_for_longer_up_to_a_bound() {
     for failures in 2..20 {
         now += MAX_EJECTION;
         assert!(breaker.try_probe(true, now));
-        assert_eq!(breaker.record_probe(Verdict::Failed, now), Change::None);
+        assert_eq!(breaker.record_probe(Verdict::Failed, now), Change::Reopened);
         let whole = Backoff::new(FIRST_EJECTION, MAX_EJECTION).after(failures);
         assert!(!breaker.try_probe(true, now + whole / 2 - Duration::from_millis(1)));
     }
@@ -126,7 +131,8 @@ fn a_probe_without_a_result_leaves_its_place_to_the_next_call() {
     let (mut breaker, now) = ejected();
     let later = now + FIRST_EJECTION;
     assert!(breaker.try_probe(true, later));
-    breaker.record_probe(Verdict::Unknown, later);
+    let change = breaker.record_probe(Verdict::Unknown, later);
+    assert_eq!(change, Change::Reopened);
     assert!(breaker.try_probe(true, later));
 }
 

@@ -1,0 +1,79 @@
+//! How a call ended, as far as it tells something of the address.
+
+use http::HeaderMap;
+use tars_proto::fault;
+use tonic::{Code, Status};
+
+/// How a call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// With a response, whether the caller likes it or not.
+    Answered,
+    /// With a refusal for lack of capacity: the address is as slow as can be, but it works.
+    Busy,
+    /// Without a response, or with the one that says that the service does not work.
+    Failed,
+    /// In a way that tells nothing of the address: it was not sent, or a limit of the caller's refused it.
+    Other,
+}
+
+impl Ending {
+    /// What the last headers or trailers of a response tell of the address. The limits of a caller are no
+    /// business of others.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        match code_in(headers) {
+            Some(Code::Unavailable) => match unavailable(headers) {
+                Some(status) if fault::is_busy(&status) => Self::Busy,
+                _ => Self::Failed,
+            },
+            Some(Code::ResourceExhausted) => Self::Other,
+            _ => Self::Answered,
+        }
+    }
+}
+
+/// Returns the code with which a call ended, if these headers or trailers have one.
+pub(super) fn code_in(headers: &HeaderMap) -> Option<Code> {
+    let code = headers.get("grpc-status")?;
+    Some(Code::from_bytes(code.as_bytes()))
+}
+
+/// Returns the status, where it is UNAVAILABLE.
+pub(super) fn unavailable(headers: &HeaderMap) -> Option<Status> {
+    let is_unavailable = code_in(headers) == Some(Code::Unavailable);
+    is_unavailable.then(|| Status::from_header_map(headers))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn headers(status: &Status) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        status.add_header(&mut headers).unwrap();
+        headers
+    }
+
+    #[test]
+    fn only_unavailability_is_a_failure_and_a_want_of_room_is_none() {
+        assert_eq!(Ending::of(&HeaderMap::new()), Ending::Answered);
+        for (status, expected) in [
+            (Status::ok(""), Ending::Answered),
+            (Status::internal("no"), Ending::Answered),
+            (Status::deadline_exceeded("no"), Ending::Answered),
+            (Status::resource_exhausted("no"), Ending::Other),
+            (Status::unavailable("no"), Ending::Failed),
+            (
+                fault::unavailable("X", "no", Duration::from_secs(1)),
+                Ending::Failed,
+            ),
+            (
+                fault::overloaded("no", Duration::from_secs(1)),
+                Ending::Busy,
+            ),
+        ] {
+            assert_eq!(Ending::of(&headers(&status)), expected, "{status}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! A call in the course of its attempts, and what an attempt may come to.
+
+use super::{
+    addresses::Wanted,
+    body::ChannelBody,
+    connected::Connected,
+    ending::Ending,
+    retry::{Pushback, Retries},
+};
+use crate::replay::Replay;
+use http::{HeaderValue, Request, Response, request::Parts, uri::PathAndQuery};
+use std::{sync::Arc, time::Duration};
+use tars_proto::timeout;
+use tokio::time::Instant;
+use tonic::{Status, body::Body};
+
+/// How much later than the server the channel ends a call.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// A call, and what it takes to send it again.
+pub(super) struct Sending {
+    head: Parts,
+    pub(super) replay: Replay,
+    pub(super) wanted: Wanted,
+    deadline: Option<Instant>,
+    pub(super) retries: Retries,
+    /// How often it may still be sent because it was not processed; `None` before the first time.
+    pub(super) resends: Option<usize>,
+}
+
+impl Sending {
+    pub(super) fn new(request: Request<Body>, now: Instant) -> Self {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path_and_query().cloned();
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let left = head.headers.get(timeout::HEADER);
+        let left = left.and_then(|value| timeout::parse(value.to_str().ok()?));
+        Self {
+            head,
+            replay: Replay::new(body),
+            wanted: Wanted::new(path),
+            deadline: left.and_then(|left| now.checked_add(left)),
+            retries: Retries::default(),
+            resends: None,
+        }
+    }
+
+    /// When the channel ends the call.
+    pub(super) fn end(&self) -> Option<Instant> {
+        self.deadline.and_then(|at| at.checked_add(GRACE))
+    }
+
+    pub(super) fn head(&mut self, connected: &Connected) -> Result<Parts, Status> {
+        let uri = connected.absolute(self.wanted.method.clone());
+        self.head.uri = uri.map_err(|e| Status::internal(e.to_string()))?;
+        Ok(self.head.clone())
+    }
+
+    /// Sets the timeout to what is left of it.
+    pub(super) fn shorten(&mut self) {
+        let Some(at) = self.deadline else {
+            return;
+        };
+        let left = at.saturating_duration_since(Instant::now());
+        if let Ok(value) = HeaderValue::try_from(timeout::format(left)) {
+            self.head.headers.insert(timeout::HEADER, value);
+        }
+    }
+
+    /// What it tells of the address that a response was lost. When the request failed, that was the caller's.
+    pub(super) fn ending_of_lost(&self) -> Ending {
+        match self.replay.has_failed() {
+            true => Ending::Other,
+            false => Ending::Failed,
+        }
+    }
+
+    /// Whether the call would still be running after a pause.
+    pub(super) fn outlasts(&self, pause: Duration) -> bool {
+        self.deadline.is_none_or(|at| Instant::now() + pause < at)
+    }
+}
+
+/// Why an attempt brought no answer, or one that may not be the last.
+pub(super) enum Trouble {
+    /// There is nowhere to send it, or it cannot be sent.
+    Refused(Status),
+    /// It was not processed.
+    Unsent(Lost),
+    /// It may have been processed.
+    Failed(Failure),
+}
+
+/// What a connection was lost by.
+pub(super) struct Lost {
+    pub(super) connected: Arc<Connected>,
+    pub(super) error: hyper::Error,
+}
+
+pub(super) enum Failure {
+    Lost(Lost),
+    /// A probe was not responded to in time.
+    Silent(Arc<Connected>),
+    /// The service is unavailable.
+    Unavailable {
+        answer: Box<Response<ChannelBody>>,
+        pushback: Pushback,
+        /// Whether the server asks to wait.
+        waits: bool,
+    },
+}

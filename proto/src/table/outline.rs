@@ -1,0 +1,53 @@
+//! What a channel knows of the methods that it calls. Unlike the table, this needs no vocabulary.
+
+use super::{infrastructure, pool, read};
+use std::{collections::HashMap, sync::OnceLock};
+
+/// What a channel knows of a method.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Its position among all of them. Positions are dense, so that per-method state can be a vector.
+    pub index: usize,
+    /// The gRPC path, such as `/tars.auth.v1.AuthService/Login`.
+    pub path: String,
+    /// Whether it may be repeated.
+    pub idempotent: bool,
+    /// Whether the response is a stream.
+    pub server_streaming: bool,
+}
+
+/// Returns what is known of the method with this gRPC path; `None` of one that is not in the contract.
+pub fn outline(path: &str) -> Option<&'static Outline> {
+    outlines().get(path)
+}
+
+/// Returns the number of methods that have an outline.
+pub fn outlined() -> usize {
+    outlines().len()
+}
+
+fn outlines() -> &'static HashMap<String, Outline> {
+    static OUTLINES: OnceLock<HashMap<String, Outline>> = OnceLock::new();
+    OUTLINES.get_or_init(|| {
+        let services = pool().services();
+        let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
+        let declared = methods.map(|m| {
+            (
+                read::path(&m),
+                read::is_idempotent(&m),
+                m.is_server_streaming(),
+            )
+        });
+        let others = infrastructure::paths().map(|(path, streams)| (path, true, streams));
+        let all = declared.chain(others).enumerate();
+        let outlines = all.map(|(index, (path, idempotent, server_streaming))| Outline {
+            index,
+            path,
+            idempotent,
+            server_streaming,
+        });
+        outlines
+            .map(|outline| (outline.path.clone(), outline))
+            .collect()
+    })
+}
