@@ -15,6 +15,8 @@ pub(crate) enum Bench {
     Delta,
     /// The empirical game of the mesh's four agents, in CPU time: from the rollouts to the certificate.
     Egta,
+    /// What callers notice of an endpoint that is dead, hung, slow or flapping, against three healthy ones.
+    Endpoints,
     /// Whether each algorithm learns what it has to, with 10 seeds each. In full it rewrites
     /// engines/learn/gates.
     Gates,
@@ -69,6 +71,7 @@ impl Bench {
             Self::Call => "bench_call",
             Self::Delta => "bench_delta",
             Self::Egta => "bench_egta",
+            Self::Endpoints => "bench_endpoints",
             Self::Gates => "gates",
             Self::Handshake => "bench_handshake",
             Self::Limits => "bench_limits",
