@@ -15,9 +15,10 @@ use tokio::time::Instant;
 const STEPS: &str = "20000";
 /// A call that takes longer has no answer.
 const LIMIT: Duration = Duration::from_secs(15);
-/// How long the trainings of a cycle may take on a busy machine.
-const TRAINED_WITHIN: Duration = Duration::from_secs(600);
+/// How long the trainings of a cycle may take on a busy machine, and a mesh may be too busy to answer.
+const PATIENCE: Duration = Duration::from_secs(1800);
 const PAUSE: Duration = Duration::from_millis(20);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// What was done so far.
 #[derive(Debug, Default)]
@@ -32,7 +33,9 @@ pub(crate) struct Tally {
     pub(crate) checked: usize,
     /// Those of them that were not found.
     pub(crate) lost: Vec<String>,
-    /// Calls without success; in a mesh that is killed, of the moment of the kill.
+    /// Calls that a mesh had no time for, and asks to be tried again.
+    pub(crate) late: usize,
+    /// Other calls without success; in a mesh that is killed, of the moment of the kill.
     pub(crate) failures: Vec<String>,
 }
 
@@ -47,8 +50,55 @@ impl Tally {
             "steps": self.steps,
             "checked": self.checked,
             "lost": self.lost.len(),
+            "calls_late": self.late,
             "calls_without_success": self.failures.len(),
         })
+    }
+
+    fn failed(&mut self, failure: CallError) {
+        match failure {
+            CallError::Late => self.late += 1,
+            CallError::Refused(text) => self.failures.push(text),
+        }
+    }
+}
+
+/// Why a call had no success.
+#[derive(Debug)]
+enum CallError {
+    /// There was no time for it, which says nothing about what it asks for.
+    Late,
+    Refused(String),
+}
+
+impl From<RestError> for CallError {
+    fn from(error: RestError) -> Self {
+        if is_late(&error) {
+            return Self::Late;
+        }
+        Self::Refused(match error.reason() {
+            Some(reason) => format!("{reason}: {error}"),
+            None => error.to_string(),
+        })
+    }
+}
+
+fn is_late(error: &RestError) -> bool {
+    let status = error.status().map_or(0, |status| status.as_u16());
+    matches!(error, RestError::Silent { .. } | RestError::Busy { .. })
+        || matches!(status, 503 | 504)
+}
+
+/// What is at a path of a mesh that runs. One that is too busy is asked again, for [`PATIENCE`].
+pub(crate) async fn read(rest: &Rest, path: &str) -> Result<Value, RestError> {
+    let begun = Instant::now();
+    loop {
+        match rest.get(path).await {
+            Err(e) if is_late(&e) && begun.elapsed() < PATIENCE => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            answer => return answer,
+        }
     }
 }
 
@@ -61,13 +111,10 @@ impl Client {
         Self { rest }
     }
 
-    async fn post(&self, path: &str, body: Value) -> Result<Value, String> {
+    async fn post(&self, path: &str, body: Value) -> Result<Value, CallError> {
         let call = tokio::time::timeout(LIMIT, self.rest.post(path, body)).await;
-        let answer = call.map_err(|_| "no answer".to_owned())?;
-        answer.map_err(|e: RestError| match e.reason() {
-            Some(reason) => format!("{reason}: {e}"),
-            None => e.to_string(),
-        })
+        let answer = call.map_err(|_| CallError::Late)?;
+        Ok(answer?)
     }
 
     /// Starts a training of each agent; returns the runs.
@@ -79,7 +126,15 @@ impl Client {
         let mut runs = Vec::new();
         for (agent, _) in FOUR {
             let path = format!("{AGENTS}/{agent}/train");
-            let run = self.post(&path, json!({ "steps": STEPS })).await?;
+            // One that is late may have started: it is not followed, and holds its agent until it ends.
+            let run = match self.post(&path, json!({ "steps": STEPS })).await {
+                Ok(run) => run,
+                Err(CallError::Late) => {
+                    tally.late += 1;
+                    continue;
+                }
+                Err(CallError::Refused(text)) => return Err(text.into()),
+            };
             let run = run["run"]["run_id"].as_str().ok_or("no run")?.to_owned();
             ledger.started(&run);
             tally.started += 1;
@@ -93,25 +148,14 @@ impl Client {
         let begun = Instant::now();
         for run in runs {
             let path = format!("{RUNS}/{run}");
-            while !self.has_ended(&path).await? {
-                if begun.elapsed() > TRAINED_WITHIN {
+            while read(&self.rest, &path).await?["run"]["ended_at"].is_null() {
+                if begun.elapsed() > PATIENCE {
                     return Err(format!("the run {run} does not end").into());
                 }
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
         Ok(())
-    }
-
-    /// Whether a run has ended. A service that is too busy to say so is asked again.
-    async fn has_ended(&self, path: &str) -> Result<bool, Failure> {
-        match self.rest.get(path).await {
-            Ok(answer) => Ok(!answer["run"]["ended_at"].is_null()),
-            Err(RestError::Refused { status, .. }) if matches!(status.as_u16(), 503 | 504) => {
-                Ok(false)
-            }
-            Err(e) => Err(e.into()),
-        }
     }
 
     /// Reloads, promotes and steps, one agent after the other, until something is done.
@@ -160,7 +204,7 @@ impl Client {
             }
             Err(e) => {
                 ledger.reload_unknown(agent, gamma);
-                tally.failures.push(e);
+                tally.failed(e);
             }
         }
     }
@@ -179,7 +223,7 @@ impl Client {
                 tally.promotions += 1;
                 ledger.promoted(agent, &answer);
             }
-            Err(e) => tally.failures.push(e),
+            Err(e) => tally.failed(e),
         }
     }
 
@@ -189,8 +233,8 @@ impl Client {
         let states = json!({ format!("{agent}_state"): state });
         match self.post("/api/v1/orchestration/step", states).await {
             Ok(_) => tally.steps += 1,
-            Err(e) if e.starts_with(reason::UNTRAINED) => {}
-            Err(e) => tally.failures.push(e),
+            Err(CallError::Refused(text)) if text.starts_with(reason::UNTRAINED) => {}
+            Err(e) => tally.failed(e),
         }
     }
 }

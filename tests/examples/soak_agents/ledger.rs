@@ -1,6 +1,9 @@
 //! What a mesh acknowledged, and whether it is there.
 
-use crate::{Failure, agents::Tally};
+use crate::{
+    Failure,
+    agents::{Tally, read},
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use tars::rest::Rest;
@@ -58,7 +61,7 @@ impl Ledger {
     pub(crate) async fn check(&mut self, rest: &Rest, tally: &mut Tally) -> Result<(), Failure> {
         self.check_runs(rest, tally).await?;
         for (agent, acknowledged) in self.acknowledged.clone() {
-            let seen = rest.get(&format!("{AGENTS}/{agent}")).await?["agent"].take();
+            let seen = read(rest, &format!("{AGENTS}/{agent}")).await?["agent"].take();
             tally.checked += 1;
             tally
                 .lost
@@ -106,7 +109,7 @@ impl Ledger {
     async fn check_runs(&mut self, rest: &Rest, tally: &mut Tally) -> Result<(), Failure> {
         let mut left = Vec::new();
         for run in std::mem::take(&mut self.runs) {
-            let seen = rest.get(&format!("{RUNS}/{run}")).await?["run"].take();
+            let seen = read(rest, &format!("{RUNS}/{run}")).await?["run"].take();
             tally.checked += 1;
             match seen["state"].as_str() {
                 Some("TRAINING_STATE_COMPLETED") if seen["steps_done"] == seen["steps"] => {
@@ -126,7 +129,7 @@ impl Ledger {
 /// What was lost, if the weights that a run made are no version of its agent.
 async fn check_weights(rest: &Rest, seen: &Value, run: &str) -> Result<Option<String>, Failure> {
     let agent = seen["agent_id"].as_str().unwrap_or_default();
-    let listed = rest.get(&format!("{AGENTS}/{agent}/versions")).await?;
+    let listed = read(rest, &format!("{AGENTS}/{agent}/versions")).await?;
     let mut versions = listed["versions"].as_array().into_iter().flatten();
     let is_there = versions.any(|version| version["run_id"] == run);
     Ok((!is_there).then(|| format!("the weights of the completed run {run}")))
