@@ -150,7 +150,7 @@ async fn verifying(mesh: &Running) -> (Rest, Rest, String) {
     let (rest, developer) = people(mesh).await;
     let study = governed::study(&developer, 1).await;
     governed::finished(&developer, &study).await;
-    let proposed = governed::proposed_with(&developer, &study, 16).await;
+    let proposed = governed::proposed(&developer, &study).await;
     let id = governed::text(&proposed["update_id"]);
     governed::approve_and_apply(&rest, &id).await;
     let verifying = governed::in_state(&rest, &id, "PROPOSAL_STATE_VERIFYING").await;
@@ -210,7 +210,7 @@ async fn a_mesh_that_is_killed_while_it_rolls_back_goes_on_rolling_back() {
     let study = developer.post("/api/v1/optimize", body).await.unwrap();
     let study = governed::text(&study["optimization_id"]);
     governed::finished(&developer, &study).await;
-    let proposed = governed::proposed_with(&developer, &study, 16).await;
+    let proposed = governed::proposed(&developer, &study).await;
     let id = governed::text(&proposed["update_id"]);
     governed::approve_and_apply(&rest, &id).await;
     // The first evaluation writes, to remember whose work it is; those that follow only read.

@@ -46,7 +46,7 @@ pub async fn finished(rest: &Rest, study: &str) -> Value {
 /// A proposal that is measured on so many seeds that one which happens to learn, or not to, decides
 /// nothing.
 pub async fn proposed(rest: &Rest, study: &str) -> Value {
-    proposed_with(rest, study, 6).await
+    proposed_with(rest, study, 16).await
 }
 
 /// A proposal of a study's best trial that is verified on so many seeds.

@@ -48,7 +48,7 @@ fn held_by(result: Result<Value, RestError>, id: &str) {
 async fn verifying(developer: &Rest, admin: &Rest) -> String {
     let study = study(developer, 1).await;
     finished(developer, &study).await;
-    let id = text(&proposed_with(developer, &study, 16).await["update_id"]);
+    let id = text(&proposed(developer, &study).await["update_id"]);
     approve_and_apply(admin, &id).await;
     let now = in_state(admin, &id, VERIFYING).await;
     assert_eq!(now["state"], VERIFYING, "{now}");

@@ -210,7 +210,7 @@ async fn a_suspended_owner_of_a_proposal_changes_no_agent_any_more() {
     let developer = gateway.login("dev", tars_tests::PASSWORD).await.unwrap();
     let study = governed::study(&developer, 1).await;
     governed::finished(&developer, &study).await;
-    let proposed = governed::proposed_with(&developer, &study, 16).await;
+    let proposed = governed::proposed(&developer, &study).await;
     let id = governed::text(&proposed["update_id"]);
     governed::approve_and_apply(&rest, &id).await;
     governed::in_state(&rest, &id, "PROPOSAL_STATE_VERIFYING").await;
