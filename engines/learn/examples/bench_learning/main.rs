@@ -6,12 +6,13 @@
 //! ```
 //!
 //! Presets are to be tuned on other seeds, and by other values, for which there are the arguments
-//! `--training-seed N`, `--steps N`, `--first-seed N`, `--seeds N` and `ALGORITHM.NAME=VALUE`.
+//! `--training-seed N`, `--trainings N`, `--steps N`, `--first-seed N`, `--seeds N` and `ALGORITHM.NAME=VALUE`.
 
 mod contest;
 mod equilibrium;
 mod options;
 mod report;
+mod spread;
 mod training;
 
 use contest::Contest;
@@ -19,9 +20,12 @@ use options::Options;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let options = Options::read(std::env::args().skip(1))?;
-    let trained = training::train(&options)?;
-    let mut contest = Contest::new(trained, &options);
-    let report = report::measure(&mut contest, &options);
+    let mut contests = Vec::new();
+    for seed in options.training_seeds() {
+        eprintln!("training {seed}");
+        contests.push(Contest::new(training::train(&options, seed)?, &options));
+    }
+    let report = report::measure(&mut contests, &options);
     if options.json {
         println!("{:#}", report.json());
     } else {

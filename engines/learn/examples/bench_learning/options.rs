@@ -12,7 +12,10 @@ pub(crate) struct Options {
     pub(crate) quick: bool,
     /// The steps of the joint training.
     pub(crate) steps: u64,
+    /// The seed of the first training.
     pub(crate) training_seed: u64,
+    /// How often the four are trained, each time from the next seed.
+    pub(crate) trainings: u64,
     pub(crate) first_seed: u64,
     /// Episodes of each comparison.
     pub(crate) seeds: u64,
@@ -29,6 +32,7 @@ impl Options {
             quick: false,
             steps: 2_000_000,
             training_seed: 1,
+            trainings: 5,
             first_seed: FIRST_SEED,
             seeds: 30,
             report: None,
@@ -39,9 +43,13 @@ impl Options {
             let mut number = || next_number(&argument, arguments.next());
             match argument.as_str() {
                 "--json" => options.json = true,
-                "--quick" => (options.quick, options.steps) = (true, 40_000),
+                "--quick" => {
+                    options.quick = true;
+                    (options.steps, options.trainings) = (40_000, 2);
+                }
                 "--steps" => options.steps = number()?,
                 "--training-seed" | "--seed" => options.training_seed = number()?,
+                "--trainings" => options.trainings = number()?.max(1),
                 "--first-seed" => options.first_seed = number()?,
                 "--seeds" => options.seeds = number()?.max(1),
                 "--report" => options.report = arguments.next(),
@@ -54,6 +62,11 @@ impl Options {
     /// The seeds of the episodes.
     pub(crate) fn held_out(&self) -> std::ops::Range<u64> {
         self.first_seed..self.first_seed + self.seeds
+    }
+
+    /// The seeds of the trainings.
+    pub(crate) fn training_seeds(&self) -> std::ops::Range<u64> {
+        self.training_seed..self.training_seed + self.trainings
     }
 
     fn set(&mut self, pair: &str) -> Result<(), String> {

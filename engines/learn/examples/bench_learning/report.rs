@@ -4,6 +4,7 @@ use crate::{
     contest::{Contest, Player, Profile, TRAINED, UNTRAINED, baseline_names, baselines, with},
     equilibrium::{Deviation, deviations, nash_convs, regret},
     options::Options,
+    spread::{Spread, spreads},
     training::ALGORITHMS,
 };
 use serde_json::{Map, Value, json};
@@ -11,12 +12,12 @@ use std::fmt::Write;
 use tars_learn::comparison::{Difference, Verdict};
 
 /// A comparison of one agent.
-struct Row {
-    agent: String,
-    against: &'static str,
+pub(crate) struct Row {
+    pub(crate) agent: String,
+    pub(crate) against: &'static str,
     ours: f64,
     theirs: f64,
-    difference: Difference,
+    pub(crate) difference: Difference,
 }
 
 /// How far a profile is from an equilibrium.
@@ -40,9 +41,14 @@ pub(crate) struct Report {
     /// All trained against all baselines.
     joint: Vec<Row>,
     distances: Vec<Distance>,
+    /// What other trainings say of the comparisons among rules.
+    trainings: Vec<Spread>,
 }
 
-pub(crate) fn measure(contest: &mut Contest, options: &Options) -> Report {
+/// The report on the first training, and how far the others bear it out.
+pub(crate) fn measure(contests: &mut [Contest], options: &Options) -> Report {
+    let trainings = spreads(contests);
+    let contest = &mut contests[0];
     let agents: Vec<String> = (0..4).map(|agent| contest.agent_name(agent)).collect();
     let states = if options.quick { 2 } else { 10 };
     Report {
@@ -50,9 +56,9 @@ pub(crate) fn measure(contest: &mut Contest, options: &Options) -> Report {
         steps: contest.trained.steps,
         cpu_seconds: contest.trained.cpu_seconds,
         seeds: options.seeds,
-        single: against_controllers(contest, baselines()),
+        single: against_rules(contest),
         among_trained: against_controllers(contest, TRAINED),
-        joint: jointly(contest, &agents),
+        joint: jointly(contest),
         distances: [
             ("untrained", UNTRAINED),
             ("baselines", baselines()),
@@ -61,6 +67,7 @@ pub(crate) fn measure(contest: &mut Contest, options: &Options) -> Report {
         .map(|(name, profile)| distance(contest, name, profile, states))
         .into(),
         agents,
+        trainings,
     }
 }
 
@@ -95,8 +102,14 @@ fn against_controllers(contest: &mut Contest, others: Profile) -> Vec<Row> {
     rows
 }
 
-fn jointly(contest: &mut Contest, agents: &[String]) -> Vec<Row> {
-    let mut rows: Vec<Row> = (0..agents.len())
+/// Every agent while rules act for the others.
+pub(crate) fn against_rules(contest: &mut Contest) -> Vec<Row> {
+    against_controllers(contest, baselines())
+}
+
+/// All four trained against all four rules: each of them, and at last their mean.
+pub(crate) fn jointly(contest: &mut Contest) -> Vec<Row> {
+    let mut rows: Vec<Row> = (0..ALGORITHMS.len())
         .map(|agent| {
             row(
                 contest,
@@ -158,12 +171,29 @@ fn head(contest: &Contest, options: &Options) -> String {
     )
 }
 
-fn word(verdict: Verdict) -> &'static str {
+pub(crate) fn word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Better => "better",
         Verdict::Worse => "worse",
         Verdict::Undecided => "undecided",
     }
+}
+
+/// The least favourable of an agent's verdicts over its controllers.
+fn conclusion(verdicts: impl Iterator<Item = Verdict>) -> &'static str {
+    let verdicts: Vec<Verdict> = verdicts.collect();
+    if verdicts.contains(&Verdict::Worse) {
+        "no: something else is better"
+    } else if verdicts.contains(&Verdict::Undecided) {
+        "not shown: something else is as good"
+    } else {
+        "yes: it is better than all else"
+    }
+}
+
+fn concluded(rows: &[Row], agent: &str) -> &'static str {
+    let of = rows.iter().filter(|row| row.agent == agent);
+    conclusion(of.map(|row| row.difference.verdict()))
 }
 
 impl Row {
@@ -233,34 +263,27 @@ impl Report {
             "among_trained": rows(&self.among_trained),
             "joint": rows(&self.joint),
             "nash": distances,
+            "trainings": self.trainings.iter().map(Spread::json).collect::<Vec<_>>(),
         })
-    }
-
-    /// The least favourable verdict of each agent over its controllers.
-    fn conclusion(&self, rows: &[Row], agent: &str) -> &'static str {
-        let of = rows.iter().filter(|row| row.agent == agent);
-        let verdicts: Vec<Verdict> = of.map(|row| row.difference.verdict()).collect();
-        if verdicts.contains(&Verdict::Worse) {
-            "no: something else is better"
-        } else if verdicts.contains(&Verdict::Undecided) {
-            "not shown: something else is as good"
-        } else {
-            "yes: it is better than all else"
-        }
     }
 
     pub(crate) fn markdown(&self) -> String {
         let mut text = format!("{TITLE}\n{}\n\n{METHOD}\n", self.head);
         text.push_str("\n## Does learning beat the rules?\n\n");
         text.push_str(
-            "| Agent | Algorithm | Among rules | Among the trained |\n|---|---|---|---|\n",
+            "| Agent | Algorithm | Among rules | Among the trained | Among rules, over all trainings |\n|---|---|---|---|---|\n",
         );
         for (agent, algorithm) in self.agents.iter().zip(ALGORITHMS) {
-            let among_rules = self.conclusion(&self.single, agent);
-            let among_trained = self.conclusion(&self.among_trained, agent);
+            let among_rules = concluded(&self.single, agent);
+            let among_trained = concluded(&self.among_trained, agent);
+            let of = self
+                .trainings
+                .iter()
+                .filter(|spread| spread.agent == *agent);
+            let over_all = conclusion(of.map(|spread| spread.over.verdict()));
             let _ = writeln!(
                 text,
-                "| {agent} | {algorithm} | {among_rules} | {among_trained} |"
+                "| {agent} | {algorithm} | {among_rules} | {among_trained} | {over_all} |"
             );
         }
         let others = baseline_names().join("`, `");
@@ -279,6 +302,11 @@ impl Report {
             "All four trained against all four rules",
             &self.joint,
         );
+        text.push_str(TRAININGS);
+        for spread in &self.trainings {
+            text.push_str(&spread.markdown());
+            text.push('\n');
+        }
         text.push_str(DISTANCE);
         for distance in &self.distances {
             text.push_str(&distance.markdown());
@@ -311,6 +339,18 @@ the network as it was initialised; that of resource puts out nearly what the rul
 const COLUMNS: &str = "\
 | Agent | Against | Trained | Other | Difference | 95 % interval | Trained is |
 |---|---|---|---|---|---|---|";
+
+const TRAININGS: &str = "
+## Over several trainings
+
+All tables but this one are about the first training. The four were trained once more from each of the seeds that
+follow its own. *Difference* is the mean over all trainings of their mean differences, among rules; its interval is
+Student's 95 % interval over the trainings, which covers the luck of training. The next column has the least and the
+largest of them; *better* and *worse* count the trainings of which that is shown by their episodes alone.
+
+| Agent | Against | Difference | 95 % interval | Least to largest | Better | Worse | Over all |
+|---|---|---|---|---|---|---|---|
+";
 
 const DISTANCE: &str = "
 ## Distance from an equilibrium

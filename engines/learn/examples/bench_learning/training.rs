@@ -47,7 +47,7 @@ fn values(options: &Options, algorithm: &str) -> Values {
     values
 }
 
-pub(crate) fn train(options: &Options) -> Result<Trained, TrainingError> {
+pub(crate) fn train(options: &Options, seed: u64) -> Result<Trained, TrainingError> {
     let member = |algorithm: &str| Member::Learns {
         algorithm: algorithm.to_owned(),
         values: values(options, algorithm),
@@ -57,7 +57,7 @@ pub(crate) fn train(options: &Options) -> Result<Trained, TrainingError> {
         world: Arc::new(|| make_world("mesh").expect("a built-in world")),
         members: ALGORITHMS.map(member).to_vec(),
         copies: COPIES,
-        seed: options.training_seed,
+        seed,
         steps: options.steps,
         reports: 10,
         evaluate_every: 0,
@@ -67,7 +67,7 @@ pub(crate) fn train(options: &Options) -> Result<Trained, TrainingError> {
     let outcome = training.execute(None, &mut Print)?;
     let learned = outcome.expect("nobody stops it").learned;
     Ok(Trained {
-        before: untrained(options),
+        before: untrained(options, seed),
         after: learned.into_iter().map(|one| one.policy).collect(),
         steps: options.steps,
         cpu_seconds: cpu_seconds() - started,
@@ -75,10 +75,10 @@ pub(crate) fn train(options: &Options) -> Result<Trained, TrainingError> {
 }
 
 /// Policies of networks that have learned nothing.
-fn untrained(options: &Options) -> Vec<Policy> {
+fn untrained(options: &Options, seed: u64) -> Vec<Policy> {
     let mesh = MeshEnv::shipped();
     let agents = ALGORITHMS.iter().zip(&mesh.spec().agents);
-    let mut rng = Generator::seed_from_u64(options.training_seed);
+    let mut rng = Generator::seed_from_u64(seed);
     let create = |(name, space): (&&str, _)| {
         let algorithm = algorithm::find(name).expect("a built-in algorithm");
         let learner = algorithm.create(space, &values(options, name), 1, &mut rng);
