@@ -78,9 +78,8 @@ fn updates(
                 return Ok(Some((Update::Began, Some(items))));
             }
             if let Some(progress) = item.progress {
-                let TrainingProgress {
-                    step, mean_return, ..
-                } = progress;
+                let TrainingProgress { step, agents, .. } = progress;
+                let mean_return = agents.first().and_then(|agent| agent.mean_return);
                 return Ok(Some((Update::Progress { step, mean_return }, Some(items))));
             }
         }

@@ -25,7 +25,7 @@ const STATE: &str = "/api/v1/orchestration/agents/state";
 const HISTORY: &str = "/api/v1/orchestration/metrics/training/nash/visualization";
 
 /// What `tars train watch` and `tars training watch` have below their options.
-pub(in crate::commands) const HELP: &str = "Examples:\n  tars train watch\n  tars train watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars train watch --json | jq .progress.mean_return\n\nA lost connection is made again, and the reports go on after the last one. EXPLORATION is the chance of a random\naction (dqn) or the deviation of the noise (ddpg); a2c and ppo explore by their entropy. With --json it is `epsilon`.";
+pub(in crate::commands) const HELP: &str = "Examples:\n  tars train watch\n  tars train watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars train watch --json | jq .progress.agents[].mean_return\n\nA lost connection is made again, and the reports go on after the last one. EXPLORATION is the chance of a random\naction (dqn) or the deviation of the noise (ddpg); a2c and ppo explore by their entropy.";
 
 const NO_RUN: &str = "there is no training run yet; `tars training start` starts one";
 
@@ -141,7 +141,8 @@ async fn follow(
     shown.bar.finish_and_clear();
     if !how.json {
         say!("{}", describe(&ended));
-        results(&ended, &before)
+        let live = live_weights(&session.rest()).await?;
+        results(&ended, &before, &live)
             .iter()
             .for_each(|line| say!("{line}"));
         if let Some(line) = distance(&session.rest(), &id).await? {
@@ -159,6 +160,14 @@ async fn returns(rest: &Rest) -> Result<Vec<(String, f64)>, CommandError> {
     // What a bound agent learns is not live when a run ends.
     let unbound = agents.filter(|agent| agent["bound"] != true);
     Ok(unbound.filter_map(known).collect())
+}
+
+/// The agents with the versions of the weights that are live.
+async fn live_weights(rest: &Rest) -> Result<Vec<(String, Value)>, CommandError> {
+    let agents = rest.get(STATE).await?["agents"].take();
+    let agents = agents.as_array().into_iter().flatten();
+    let live = |agent: &Value| (text(&agent["agent_id"]), agent["weights_version"].clone());
+    Ok(agents.map(live).collect())
 }
 
 /// How far the agents are from an equilibrium with what the run made, where it was measured.
@@ -199,13 +208,19 @@ fn describe(run: &Value) -> String {
     line
 }
 
-/// The mean return of each agent that the run trained, after that of the weights that were live before.
-fn results(run: &Value, before: &[(String, f64)]) -> Vec<String> {
+/// The mean return of each agent that the run trained: after that of the weights that were live before, where
+/// those that the run made are live now, and with what to do about them.
+fn results(run: &Value, before: &[(String, f64)], live: &[(String, Value)]) -> Vec<String> {
     let line = |member: &Value| {
         let after = number(&member["final_return"])?;
         let agent = text(&member["agent_id"]);
+        let is_live = live.contains(&(agent.clone(), member["weights_version"].clone()));
         let known = before.iter().find(|(id, _)| *id == agent);
+        let version = text(&member["weights_version"]);
         Some(match known {
+            _ if !is_live => format!(
+                "  {agent:<10} mean return {after:.2}; version {version} answers nobody: `tars agents versions {agent}`"
+            ),
             Some((_, before)) if after < *before => format!(
                 "  {agent:<10} mean return {before:.2} -> {after:.2}; `tars agents rollback {agent}` undoes it"
             ),
@@ -283,10 +298,7 @@ impl Shown {
 impl Shown {
     /// A row for each agent that learns.
     fn rows(&self, progress: &Value) -> Vec<String> {
-        let several = progress["agents"].as_array();
-        let several = several.filter(|agents| !agents.is_empty());
-        let agents = several.map_or(std::slice::from_ref(progress), Vec::as_slice);
-        let rows = agents.iter().enumerate();
+        let agents = progress["agents"].as_array().into_iter().flatten();
         let row = |(at, agent): (usize, &Value)| {
             let id = text(&agent["agent_id"]);
             let named = self.learners.iter().find(|(known, _)| *known == id);
@@ -296,7 +308,10 @@ impl Shown {
             };
             self.row(name, algorithm, &progress["step"], agent)
         };
-        rows.map(|numbered| line(row(numbered))).collect()
+        agents
+            .enumerate()
+            .map(|numbered| line(row(numbered)))
+            .collect()
     }
 
     /// The cells of one agent. What an algorithm does not have is left empty: one that learns a distribution
@@ -318,7 +333,7 @@ impl Shown {
             cell(&of["loss"]),
             cell(&of["value_loss"]),
             unless(["dqn", "ddpg"].contains(&algorithm), &of["entropy"]),
-            unless(["a2c", "ppo"].contains(&algorithm), &of["epsilon"]),
+            unless(["a2c", "ppo"].contains(&algorithm), &of["exploration"]),
             unless(["a2c", "dqn", "ddpg"].contains(&algorithm), &of["kl"]),
             rate.unwrap_or_else(unknown),
             left.unwrap_or_else(unknown),

@@ -47,7 +47,7 @@ async fn a_run_is_followed_to_its_end() {
     assert!(
         items
             .iter()
-            .any(|item| item["progress"]["loss"].is_number())
+            .any(|item| item["progress"]["agents"][0]["loss"].is_number())
     );
     let ended = &items[items.len() - 1]["ended"];
     assert_eq!(ended["state"], "TRAINING_STATE_COMPLETED", "{ended}");

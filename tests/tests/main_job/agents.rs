@@ -39,7 +39,7 @@ async fn four_agents_of_the_mesh_learn_act_together_and_are_searched() {
             let measured = ["loss", "q", "entropy", "value_loss"];
             learned |= measured
                 .iter()
-                .any(|name| item["progress"][name].is_number());
+                .any(|name| item["progress"]["agents"][0][name].is_number());
             ended = item["ended"].clone();
             true
         });
@@ -120,7 +120,7 @@ async fn agents_train_reload_act_and_refuse() {
     assert_eq!((status, reason(&stale).as_str()), (409, "VERSION_CHANGED"));
     developer
         .follow(&format!("{run}/events"), |item| {
-            item["progress"]["version"] != "2"
+            item["progress"]["agents"][0]["version"] != "2"
         })
         .await
         .expect("the learner follows version 2");

@@ -88,36 +88,18 @@ fn others(from: i32) -> store::Others {
 
 /// The progress of an evaluation, which follows no live version.
 fn progress(from: Progress) -> TrainingProgress {
-    TrainingProgress {
-        version: None,
-        ..report(Report::new(&from, &[("", 0)]))
+    let mut progress = report(Report::new(&from, &[("", 0)]));
+    for agent in &mut progress.agents {
+        agent.version = None;
     }
+    progress
 }
 
-/// What is about one agent is about the first one.
 fn report(from: Report) -> TrainingProgress {
-    let mut agents: Vec<AgentProgress> = from.agents.into_iter().map(agent_progress).collect();
-    let first = agents.first().cloned().unwrap_or_default();
-    if agents.len() == 1 {
-        agents.clear();
-    }
     TrainingProgress {
         step: from.step,
         episode: from.episode,
-        mean_return: first.mean_return,
-        loss: first.loss,
-        epsilon: first.epsilon,
-        version: first.version,
-        policy_loss: first.policy_loss,
-        value_loss: first.value_loss,
-        entropy: first.entropy,
-        kl: first.kl,
-        clip_fraction: first.clip_fraction,
-        explained_variance: first.explained_variance,
-        q: first.q,
-        gradient_norm: first.gradient_norm,
-        agents,
-        statistics: first.statistics,
+        agents: from.agents.into_iter().map(agent_progress).collect(),
     }
 }
 
@@ -127,7 +109,7 @@ fn agent_progress(from: AgentReport) -> AgentProgress {
         agent_id: from.agent,
         mean_return: from.mean_return,
         loss: update.loss.map(f64::from),
-        epsilon: from.exploration,
+        exploration: from.exploration,
         version: Some(unsigned(from.version)),
         policy_loss: update.policy_loss.map(f64::from),
         value_loss: update.value_loss.map(f64::from),

@@ -16,11 +16,11 @@ fn shown(algorithms: &[(&str, &str)], steps: u64) -> Shown {
 
 #[test]
 fn a_report_is_a_row_under_its_columns() {
-    let progress = json!({
-        "step": "5000", "mean_return": 21.5, "loss": 0.25, "value_loss": null, "epsilon": 0.5,
+    let agent = json!({
+        "mean_return": 21.5, "loss": 0.25, "value_loss": null, "exploration": 0.5,
     });
     let mut shown = shown(&[("policy", "dqn")], 20_000);
-    let cells = |shown: &Shown| shown.row("policy".to_owned(), "dqn", &progress["step"], &progress);
+    let cells = |shown: &Shown| shown.row("policy".to_owned(), "dqn", &json!("5000"), &agent);
     let nothing_made_up = cells(&shown);
     assert_eq!(nothing_made_up[8..], ["-", "-"]);
     let begun = Instant::now();
@@ -41,9 +41,9 @@ fn a_report_is_a_row_under_its_columns() {
 
 #[test]
 fn each_agent_of_a_joint_run_has_a_row_without_what_its_algorithm_lacks() {
-    let agent = |name: &str, mean: f64| json!({ "agent_id": name, "mean_return": mean, "entropy": 0.7, "epsilon": 0.7, "kl": 0.1 });
+    let agent = |name: &str, mean: f64| json!({ "agent_id": name, "mean_return": mean, "entropy": 0.7, "exploration": 0.7, "kl": 0.1 });
     let agents = [agent("consensus", 1.5), agent("ethical", -2.5)];
-    let progress = json!({ "step": "500", "mean_return": 1.5, "agents": agents });
+    let progress = json!({ "step": "500", "agents": agents });
     let rows = shown(&[("consensus", "a2c"), ("ethical", "ppo")], 1000).rows(&progress);
     let words =
         |row: &String| -> Vec<String> { row.split_whitespace().map(str::to_owned).collect() };
@@ -89,13 +89,25 @@ fn the_end_of_a_run_has_a_line_and_each_agent_its_own() {
     let mut completed = run("COMPLETED");
     let line = "completed: 120 of 200 steps, 7 episodes";
     assert_eq!(describe(&completed), line);
-    let member = |agent: &str, mean: f64| json!({ "agent_id": agent, "final_return": mean });
-    completed["members"] = json!([member("policy", 12.25), member("ethical", -73.5)]);
-    let results = results(&completed, &[("ethical".to_owned(), 132.0)]);
+    let member = |agent: &str, mean: f64, version: &str| json!({ "agent_id": agent, "final_return": mean, "weights_version": version });
+    let members = [
+        member("policy", 12.25, "3"),
+        member("ethical", -73.5, "2"),
+        member("resource", -1.0, "7"),
+    ];
+    completed["members"] = json!(members);
+    let known = |agent: &str, mean: f64| (agent.to_owned(), mean);
+    let before = [known("ethical", 132.0), known("resource", 5.0)];
+    let live = [("policy", "3"), ("ethical", "2"), ("resource", "6")];
+    let live = live.map(|(agent, version)| (agent.to_owned(), json!(version)));
+    let results = results(&completed, &before, &live);
     assert_eq!(results[0], "  policy     mean return 12.25");
     let worse =
         "  ethical    mean return 132.00 -> -73.50; `tars agents rollback ethical` undoes it";
     assert_eq!(results[1], worse);
+    let aside =
+        "  resource   mean return -1.00; version 7 answers nobody: `tars agents versions resource`";
+    assert_eq!(results[2], aside);
     let mut failed = run("FAILED");
     failed["error"] = json!("it\ndiverged");
     let line = "failed: 120 of 200 steps, 7 episodes; it\\ndiverged";
