@@ -10,6 +10,7 @@ pub(crate) mod connect_failure;
 mod data_dir;
 mod dir_lock;
 mod error;
+pub(crate) mod files;
 mod identity;
 mod limits;
 pub(crate) mod policy;

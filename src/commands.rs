@@ -41,6 +41,7 @@ use crate::{
     app::{
         Ready, Service, StartError,
         connect_failure::{Attempt, Explained},
+        files,
     },
     rest::RestError,
 };
@@ -226,7 +227,12 @@ impl CommandError {
             Self::Config(_)
             | Self::Log(_)
             | Self::Usage(_)
-            | Self::Start(StartError::DataDir(_)) => 64,
+            | Self::Start(
+                StartError::DataDir(_)
+                | StartError::Policy(_)
+                | StartError::Quotas(_)
+                | StartError::Limits(_),
+            ) => 64,
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
             | Self::Rest(RestError::Unreachable { .. } | RestError::Silent { .. })
             | Self::Away { .. } => 69,
@@ -396,6 +402,16 @@ impl Global {
             std::env::vars(),
             flags,
         )?)
+    }
+
+    /// The configuration of what serves, for which the files that it names have to be good, too.
+    fn load_to_serve(&self, flags: Table) -> Result<Config, CommandError> {
+        let config = self.load(flags)?;
+        let mistakes = files::mistakes(&config);
+        match mistakes.is_empty() {
+            true => Ok(config),
+            false => Err(ConfigErrors(mistakes).into()),
+        }
     }
 
     /// Does the work of a command in the session with its mesh. An error is JSON where that was asked for.

@@ -30,6 +30,12 @@ fn read(base: &Plan, path: &Path) -> Result<Plan, String> {
         .map_err(|mistakes| named(mistakes.join("; ")))
 }
 
+/// What is wrong with the file that the configuration names.
+pub(crate) fn check(limits: &Limits) -> Result<(), String> {
+    let path = limits.file.as_deref();
+    path.map_or(Ok(()), |path| read(&Plan::new(limits), path).map(drop))
+}
+
 impl Limiting {
     /// `group` names the services of the process; those that have the same are its replicas.
     pub(crate) fn open(

@@ -20,6 +20,12 @@ fn read(base: &Quotas, path: &Path) -> Result<Quotas, String> {
         .map_err(|mistakes| named(mistakes.join("; ")))
 }
 
+/// What is wrong with the file that the configuration names.
+pub(crate) fn check(quotas: &config::Quotas) -> Result<(), String> {
+    let path = quotas.file.as_deref();
+    path.map_or(Ok(()), |path| read(&Quotas::new(quotas), path).map(drop))
+}
+
 impl QuotaFile {
     pub(crate) fn open(quotas: &config::Quotas, metrics: &Metrics) -> Result<Self, StartError> {
         let (base, path) = (Quotas::new(quotas), quotas.file.as_deref());

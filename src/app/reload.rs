@@ -98,7 +98,9 @@ impl Reload {
     pub(crate) fn check(&self) -> Check {
         let (error, what) = (Arc::clone(&self.error), self.what);
         check(move || match &*error.lock() {
-            Some(why) => State::Degraded(format!("the previous {what} stays in force: {why}")),
+            Some(why) => State::Degraded(format!(
+                "the {what} file is not usable, and what was in force stays so: {why}"
+            )),
             None => State::Ok,
         })
     }

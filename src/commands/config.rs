@@ -24,7 +24,7 @@ impl ConfigCommand {
         if self.docs {
             return Ok(self.show_docs());
         }
-        let config = global.load(Table::new())?;
+        let config = global.load_to_serve(Table::new())?;
         if self.json {
             say!(
                 "{}",

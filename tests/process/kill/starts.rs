@@ -2,7 +2,7 @@
 
 use crate::{tars, up};
 use serde_json::{Value, json};
-use std::path::Path;
+use std::{fs, path::Path};
 use tars::rest::Rest;
 use tars_tests::{
     eventually,
@@ -27,6 +27,30 @@ fn mistakes_are_all_told_before_anything_starts() {
     assert_eq!(output.status.code(), Some(64), "{text}");
     for mistake in ["listen.auth", "limits.nosuch", "telemetry.sample_ratio"] {
         assert!(text.contains(mistake), "{mistake} in {text}");
+    }
+}
+
+#[test]
+fn mistakes_in_the_files_that_it_names_are_mistakes_of_the_configuration() {
+    let data = tempfile::tempdir().unwrap();
+    let limits = data.path().join("limits.toml");
+    fs::write(&limits, "[[override]]\nnobody = 1\n").unwrap();
+    let kept = data.path().join("kept");
+    for command in ["up", "config"] {
+        let output = tars()
+            .args([command, "--data-dir"])
+            .arg(&kept)
+            .env("TARS__LIMITS__FILE", &limits)
+            .env("TARS__QUOTAS__FILE", data.path().join("none.toml"))
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(64), "{command}: {text}");
+        assert!(
+            text.contains("limits.file: ") && text.contains("quotas.file: "),
+            "{text}"
+        );
+        assert!(!kept.exists(), "nothing was started");
     }
 }
 
