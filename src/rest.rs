@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::time::Duration;
+use tars_proto::reason;
 use tokio::net::TcpStream;
 
 /// A client of one gateway, with the credential of one caller. Cheap to clone.
@@ -193,15 +194,18 @@ impl Rest {
     ) -> RestError {
         let message = body["message"].as_str().unwrap_or_default().to_owned();
         let path = path.to_owned();
-        if self.patience.is_some() && is_busy {
-            return RestError::Busy { message };
-        }
-        RestError::Refused {
+        let refused = RestError::Refused {
             method,
             path,
             status,
-            message,
+            message: message.clone(),
             body,
+        };
+        // Nothing is gained by waiting for a quota, which a month ends.
+        let is_quota = refused.reason() == Some(reason::QUOTA_EXCEEDED);
+        match self.patience.is_some() && is_busy && !is_quota {
+            true => RestError::Busy { message },
+            false => refused,
         }
     }
 
@@ -436,6 +440,26 @@ mod tests {
         assert!(refused(429, Some("1")));
         assert!(!refused(429, None));
         assert!(!refused(503, Some("1")));
+    }
+
+    #[test]
+    fn a_spent_quota_is_not_a_busy_mesh() {
+        let info = json!({ "domain": tars_proto::fault::DOMAIN, "reason": reason::QUOTA_EXCEEDED });
+        let body = json!({ "message": "3000 of 3000 are left", "details": [info] });
+        let rest = Rest::new("http://127.0.0.1:1").with_patience(count_wait);
+        let of = |body: Value| {
+            let busy = (StatusCode::TOO_MANY_REQUESTS, true);
+            rest.refused(Method::POST, "/x?page_size=1&page_token=", busy, body)
+        };
+        let spent = of(body).to_string();
+        assert_eq!(
+            spent,
+            "POST /x: 3000 of 3000 are left (429 Too Many Requests)"
+        );
+        assert!(matches!(
+            of(json!({ "message": "later" })),
+            RestError::Busy { .. }
+        ));
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ pub enum RestError {
         after: std::time::Duration,
     },
     /// The gateway, or a service behind it, refused the call.
-    #[error("{method} {path}: {message} ({status})")]
+    #[error("{method} {}: {message} ({status})", without_query(path))]
     Refused {
         /// The method of the call.
         method: Method,
@@ -127,4 +127,9 @@ impl RestError {
         let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
         self.status().is_some_and(|status| denied.contains(&status))
     }
+}
+
+/// A path without what it asks for, which a command made up and nobody typed.
+fn without_query(path: &str) -> &str {
+    path.split_once('?').map_or(path, |(path, _)| path)
 }

@@ -74,7 +74,7 @@ pub(super) fn from_json(kind: &Kind, json: &Json<'_>) -> Read<Value> {
         },
         (_, Json::Number(text)) => from_text(kind, text),
         (_, Json::Text(text)) => from_text(kind, text),
-        (Kind::Enum(_), _) => Err("must be the name of a value".into()),
+        (Kind::Enum(values), _) => Err(not_named(values)),
         (Kind::Double | Kind::Float, _) => Err(number::NOT_A_NUMBER.into()),
         _ => Err("must be a whole number".into()),
     }
@@ -137,7 +137,18 @@ fn enumeration(values: &EnumDescriptor, text: &str) -> Read<Value> {
     // A number that the enum does not have is refused by the validation.
     number
         .map(Value::EnumNumber)
-        .ok_or_else(|| "must be the name of a value".into())
+        .ok_or_else(|| not_named(values))
+}
+
+/// Says what the values of an enumeration are called.
+fn not_named(values: &EnumDescriptor) -> Cow<'static, str> {
+    // The first one stands for a field that was left out.
+    let names: Vec<String> = values
+        .values()
+        .skip(1)
+        .map(|value| value.name().to_owned())
+        .collect();
+    format!("must be one of {}", names.join(", ")).into()
 }
 
 /// Decodes either alphabet, with or without padding.

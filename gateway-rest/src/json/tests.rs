@@ -373,12 +373,12 @@ fn enums_times_and_maps_follow_the_mapping() {
         (
             NASH,
             r#"{"options":{"algorithm":"nash_algorithm_lemke_howson"}}"#,
-            "options.algorithm: must be the name of a value",
+            "options.algorithm: must be one of NASH_ALGORITHM_LINEAR_PROGRAMME, NASH_ALGORITHM_LEMKE_HOWSON, NASH_ALGORITHM_SUPPORT_ENUMERATION, NASH_ALGORITHM_ITERATED_POLYMATRIX, NASH_ALGORITHM_LOGIT_HOMOTOPY, NASH_ALGORITHM_FICTITIOUS_PLAY, NASH_ALGORITHM_REGRET_MATCHING_PLUS, NASH_ALGORITHM_REPLICATOR, NASH_ALGORITHM_PROJECTED_REPLICATOR",
         ),
         (
             NASH,
             r#"{"options":{"algorithm":2.5}}"#,
-            "options.algorithm: must be the name of a value",
+            "options.algorithm: must be one of NASH_ALGORITHM_LINEAR_PROGRAMME, NASH_ALGORITHM_LEMKE_HOWSON, NASH_ALGORITHM_SUPPORT_ENUMERATION, NASH_ALGORITHM_ITERATED_POLYMATRIX, NASH_ALGORITHM_LOGIT_HOMOTOPY, NASH_ALGORITHM_FICTITIOUS_PLAY, NASH_ALGORITHM_REGRET_MATCHING_PLUS, NASH_ALGORITHM_REPLICATOR, NASH_ALGORITHM_PROJECTED_REPLICATOR",
         ),
         (AUDIT, r#"{"start_time":1}"#, "start_time: must be a string"),
         (

@@ -169,7 +169,7 @@ pub(crate) enum OrchestrationError {
     QueueFull,
     #[error("there is no algorithm {0:?}")]
     Algorithm(String),
-    #[error("there is no environment {0:?}")]
+    #[error("{}", no_environment(.0))]
     Environment(String),
     #[error("the algorithm does not fit the environment: {0}")]
     Mismatch(#[from] Mismatch),
@@ -438,6 +438,14 @@ fn listed(versions: &[i64]) -> String {
     }
     let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
     versions.join(", ")
+}
+
+fn no_environment(named: &str) -> String {
+    let built_in: Vec<&str> = tars_worlds::world_names().collect();
+    format!(
+        "there is no environment {named:?}: built in are {}; what you lend is external/NAME, in lower case, while its host is connected",
+        built_in.join(", ")
+    )
 }
 
 fn rules_of(known: &[&str]) -> String {

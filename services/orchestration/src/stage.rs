@@ -126,7 +126,9 @@ pub(crate) enum Refusal {
         "a step up to {0} takes a proposal that another person approves (orchestration.governed_promotion): SyncService.ProposePromotion"
     )]
     Governed(Stage),
-    #[error("the mesh's model has not been calibrated yet: that takes two windows of served calls")]
+    #[error(
+        "the mesh's model has not been calibrated yet: that takes two windows of served calls, and GetCalibration says how many calls"
+    )]
     NotMeasured,
     #[error("the mesh's model is UNCALIBRATED: {0}")]
     Uncalibrated(String),
