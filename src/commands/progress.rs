@@ -4,10 +4,15 @@
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
     io::{self, IsTerminal},
+    thread,
     time::Duration,
 };
 
-/// Shows nothing for `--json`; bars that move on a terminal, and elsewhere a line when a step begins.
+/// How often a step that no bar shows says how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
+/// Shows nothing for `--json`; bars that move on a terminal, and elsewhere lines: when a step begins, and how
+/// far it is.
 pub(super) struct Progress {
     quiet: bool,
 }
@@ -31,6 +36,7 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template("  {prefix:<10} [{bar:40}] {pos}/{len}") {
             bar.set_style(style.progress_chars("=> "));
         }
+        self.tell(what, &bar);
         bar.with_prefix(what)
     }
 
@@ -43,14 +49,36 @@ impl Progress {
             bar.set_style(style);
         }
         bar.enable_steady_tick(Duration::from_millis(100));
+        self.tell(what, &bar);
         bar.with_prefix(what)
     }
 
     /// Announces a step where no bar can be drawn.
     fn begin(&self, what: &str) {
-        if !self.quiet && !io::stderr().is_terminal() {
+        if self.is_lines() {
             note!("  {what} ...");
         }
+    }
+
+    /// Says now and then how far a step is, until it is finished, where no bar can be drawn.
+    fn tell(&self, what: &'static str, bar: &ProgressBar) {
+        if !self.is_lines() {
+            return;
+        }
+        let bar = bar.downgrade();
+        thread::spawn(move || {
+            loop {
+                thread::sleep(TOLD_EVERY);
+                let Some(bar) = bar.upgrade().filter(|bar| !bar.is_finished()) else {
+                    return;
+                };
+                note!("  {what}: {}", how_far(&bar));
+            }
+        });
+    }
+
+    fn is_lines(&self) -> bool {
+        !self.quiet && !io::stderr().is_terminal()
     }
 
     fn target(&self) -> ProgressDrawTarget {
@@ -59,5 +87,33 @@ impl Progress {
         } else {
             ProgressDrawTarget::stderr()
         }
+    }
+}
+
+/// `3000 of 20000, 12 s`; the message of a step without a length.
+fn how_far(bar: &ProgressBar) -> String {
+    let seconds = bar.elapsed().as_secs();
+    match bar.length() {
+        Some(length) => format!("{} of {length}, {seconds} s", bar.position()),
+        None => format!("{} {seconds} s", bar.message())
+            .trim_start()
+            .to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_says_how_far_it_is() {
+        let bar = ProgressBar::hidden();
+        bar.set_length(20);
+        bar.set_position(3);
+        assert_eq!(how_far(&bar), "3 of 20, 0 s");
+        let spinner = ProgressBar::no_length();
+        assert_eq!(how_far(&spinner), "0 s");
+        spinner.set_message("2 of 24 training runs");
+        assert_eq!(how_far(&spinner), "2 of 24 training runs 0 s");
     }
 }

@@ -277,7 +277,7 @@ fn row(run: &Value) -> Vec<String> {
         text(&run["run_id"]),
         agents(run),
         text(&run["environment"]),
-        state(run),
+        state_with_reason(run),
         steps(run),
         rate(run),
         returns(run),
@@ -299,18 +299,23 @@ fn state(run: &Value) -> String {
     word(&run["state"], "TRAINING_STATE_")
 }
 
+/// `failed (HOST_GONE)`.
+fn state_with_reason(run: &Value) -> String {
+    match text(&run["error_reason"]).as_str() {
+        "" => state(run),
+        reason => format!("{} ({reason})", state(run)),
+    }
+}
+
 /// Those that are done, of all: `3000/20000`.
 fn steps(run: &Value) -> String {
     let count = |name: &str| number(&run[name]).unwrap_or_default();
     format!("{}/{}", count("steps_done"), count("steps"))
 }
 
-/// Steps a second of a run that is under way.
+/// Steps a second of a run, as last measured.
 fn rate(run: &Value) -> String {
-    match (state(run).as_str(), number(&run["rate"])) {
-        ("running", Some(rate)) => format!("{rate:.0}"),
-        _ => "-".to_owned(),
-    }
+    number(&run["rate"]).map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"))
 }
 
 /// What each agent came to, with its name where there are several.
