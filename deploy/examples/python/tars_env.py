@@ -27,6 +27,7 @@ import os
 import queue
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -371,8 +372,13 @@ def main():
     name = given.name or re.sub(r"[^a-z0-9]+", "-", given.env.lower())[-32:].strip("-")
     default = ["tars", "token", "--data-dir", str(given.data_dir)]
     command = shlex.split(given.token_command) if given.token_command else default
+    if not os.environ.get("TARS_API_KEY") and not shutil.which(command[0]):
+        sys.exit(f"tars_env: {command[0]} is no program on the PATH: name it by --token-command, or set TARS_API_KEY")
     try:
         ready = json.loads((given.data_dir / "ready.json").read_text())
+    except FileNotFoundError:
+        sys.exit(f"tars_env: {given.data_dir} has no ready.json: is `tars up --data-dir {given.data_dir}` running here?")
+    try:
         serve(_maker(given.env), name, _channel(ready), lambda: _credential(command), max_copies=given.copies)
     except KeyboardInterrupt:
         sys.exit(130)
