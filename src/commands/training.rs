@@ -408,9 +408,12 @@ mod tests {
             [
                 "completed",
                 "3000/20000",
-                "-",
+                "1234",
                 "policy 1.50, resource -2.00"
             ]
         );
+        run["state"] = json!("TRAINING_STATE_FAILED");
+        run["error_reason"] = json!("HOST_GONE");
+        assert_eq!(row(&run)[3], "failed (HOST_GONE)");
     }
 }
