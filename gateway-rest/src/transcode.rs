@@ -48,7 +48,7 @@ pub(crate) fn request_bytes(
         let fields = fields.ok_or(Refusal::Broken("a path binds a field that is not there"))?;
         reader.put(&mut message, &fields, &binding.value, Source::Path);
     }
-    read_query(&mut reader, &mut message, target, query)?;
+    read_query(&mut reader, &mut message, (target, bindings), query)?;
     read_body(&mut reader, &mut message, target, body)?;
     if let Some(id) = last_event_id {
         resume(&mut message, id)?;
@@ -94,7 +94,7 @@ fn read_body(
 fn read_query(
     reader: &mut Reader,
     message: &mut DynamicMessage,
-    target: &Target,
+    (target, bindings): (&Target, &[Binding]),
     query: &str,
 ) -> Result<(), Refusal> {
     if target.route.body == Body::Whole && !query.is_empty() {
@@ -107,7 +107,7 @@ fn read_query(
         };
         let at = Path::ROOT.field(&name);
         let Some(fields) = resolve(&message.descriptor(), name.split('.')) else {
-            reader.refuse(&at, "is not a parameter of this path");
+            reader.refuse(&at, &no_parameter(&message.descriptor(), bindings));
             continue;
         };
         match unescape(value) {
@@ -116,6 +116,24 @@ fn read_query(
         }
     }
     Ok(())
+}
+
+/// Says what the parameters of a path are called; those that are messages are named by their fields, which are left out.
+fn no_parameter(descriptor: &MessageDescriptor, bindings: &[Binding]) -> String {
+    let is_bound = |name: &str| bindings.iter().any(|binding| binding.field == [name]);
+    let names: Vec<String> = descriptor
+        .fields()
+        .filter(|field| !is_bound(field.name()))
+        .filter(|field| resolve(descriptor, std::iter::once(field.name())).is_some())
+        .map(|field| field.name().to_owned())
+        .collect();
+    match names.is_empty() {
+        true => "is not a parameter of this path, which has none".to_owned(),
+        false => format!(
+            "is not a parameter of this path, which has {}",
+            names.join(", ")
+        ),
+    }
 }
 
 /// Decodes `application/x-www-form-urlencoded`, in which `+` is a space.
@@ -255,7 +273,20 @@ mod tests {
     }
 
     const RELOAD: &str = "/tars.orchestration.v1.OrchestrationService/ReloadAgent";
+    const GET: &str = "/tars.orchestration.v1.OrchestrationService/GetAgent";
     const AUDIT: &str = "/tars.auth.v1.AuditService/ListAuditEvents";
+
+    #[test]
+    fn an_unknown_parameter_is_answered_with_those_that_there_are() {
+        let problem = |method: &str, bindings: &[Binding]| {
+            let input = target(method).method.input().unwrap();
+            no_parameter(&input, bindings)
+        };
+        let of_audit = problem(AUDIT, &[]);
+        assert!(of_audit.contains("page_size, page_token"), "{of_audit}");
+        let bound = problem(GET, &[binding("agent_id", "policy")]);
+        assert_eq!(bound, "is not a parameter of this path, which has none");
+    }
 
     #[test]
     fn path_and_body_make_one_message() {
