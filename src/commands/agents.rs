@@ -73,7 +73,7 @@ enum Command {
     Versions(Versions),
     /// Make an earlier version of an agent's weights live again, or one of its rules, under the next number.
     #[command(
-        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy --rule aimd\n  tars agents promote policy 3 --stage canary\n  tars agents promote policy 3 --expect-version 5 --json"
+        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy --rule aimd\n  tars agents promote policy 3 --stage canary\n  tars agents promote policy 3 --expect-version 5 --json\n\nA training run of the agent that is under way replaces what is live when it ends: wait for it, or cancel it first."
     )]
     Promote(Promote),
     /// Make the version of an agent's weights live again that was live before; a second one undoes it.

@@ -87,7 +87,7 @@ enum Command {
     },
     /// Propose one step of a version up the ladder of an agent that is bound to the live mesh.
     #[command(
-        after_help = "Examples:\n  tars proposals promote policy 7\n  tars proposals promote policy 7 --to active --note 'held for a day'"
+        after_help = "Examples:\n  tars proposals promote policy 7\n  tars proposals promote policy 7 --stage active --note 'held for a day'"
     )]
     Promote(Promote),
     /// Follow a proposal until what is awaited, until it ends, or until it needs a person. Exits with 1

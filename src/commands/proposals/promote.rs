@@ -50,7 +50,7 @@ pub(super) struct Promote {
     version: u64,
     /// Where it is to stand, which is one step up; that if none is given.
     #[arg(long, value_name = "STAGE", value_parser = ["shadow", "canary", "active"])]
-    to: Option<String>,
+    stage: Option<String>,
     /// A note for the approver.
     #[arg(
         long,
@@ -82,7 +82,7 @@ impl Promote {
         // JSON numbers of clients have 53 bits.
         let version = self.version.to_string();
         let mut body = json!({ "agent_id": self.agent_id, "version": version, "note": self.note });
-        if let Some(stage) = &self.to {
+        if let Some(stage) = &self.stage {
             body["to_stage"] = json!(format!("{STAGE}{}", stage.to_uppercase()));
         }
         body
@@ -95,10 +95,10 @@ mod tests {
 
     #[test]
     fn what_is_proposed_is_sent() {
-        let promote = |to: Option<&str>| Promote {
+        let promote = |stage: Option<&str>| Promote {
             agent_id: "policy".to_owned(),
             version: 7,
-            to: to.map(str::to_owned),
+            stage: stage.map(str::to_owned),
             note: String::new(),
             json: false,
         };

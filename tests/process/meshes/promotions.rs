@@ -25,7 +25,7 @@ async fn a_version_is_proposed_approved_by_another_and_taken_up_the_ladder() {
     let promote = ["proposals", "promote", "ethical", "1"];
     let early = refused(&promote);
     assert!(early.contains("tars agents calibration"), "{early}");
-    let skips = refused(&[&promote[..], &["--to", "active"]].concat());
+    let skips = refused(&[&promote[..], &["--stage", "active"]].concat());
     assert!(skips.contains("tars agents versions ethical"), "{skips}");
 
     let data = desk.home.dir("a");
