@@ -59,7 +59,7 @@ fn histogram() -> Histogram {
 
 /// The metrics of the channels of one process. Clones share them; those that are not registered are counted
 /// for nobody.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ChannelMetrics(Arc<Families>);
 
 #[derive(Debug)]
@@ -90,12 +90,6 @@ impl Default for Families {
             ejected: Family::default(),
             steps: Family::default(),
         }
-    }
-}
-
-impl Default for ChannelMetrics {
-    fn default() -> Self {
-        Self(Arc::default())
     }
 }
 
