@@ -217,7 +217,7 @@ impl Endpoint {
                 self.add(connected, purpose);
             }
             Err(error) => {
-                metrics.fail(error);
+                metrics.fail(error.label());
                 self.record_failure(error, purpose);
             }
         }

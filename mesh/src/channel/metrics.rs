@@ -2,7 +2,6 @@
 //! peer is the identity that a channel expects of its server, so that the configuration bounds how many there
 //! are; methods are those of the contract, and what is not in it counts as one.
 
-use super::error::ChannelError;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -202,8 +201,8 @@ impl PeerMetrics {
     }
 
     /// Counts an attempt to connect that failed.
-    pub(super) fn fail(&self, error: &ChannelError) {
-        let labels = self.reason(error.label());
+    pub(super) fn fail(&self, reason: &'static str) {
+        let labels = self.reason(reason);
         self.families.0.failed.get_or_create(&labels).inc();
     }
 
