@@ -313,6 +313,21 @@ impl View {
         }
     }
 
+    /// Those of these that are neither the name nor the id of a user.
+    pub fn strangers<'a>(&self, named: impl Iterator<Item = &'a String>) -> BTreeSet<&'a str> {
+        let users = &self.0.snapshot.load().users;
+        let mut strangers: BTreeSet<&str> = named
+            .filter(|who| !users.contains_key(*who))
+            .map(String::as_str)
+            .collect();
+        if !strangers.is_empty() {
+            for user in users.values() {
+                strangers.remove(user.username.as_str());
+            }
+        }
+        strangers
+    }
+
     /// The names of the roles that exist.
     pub fn roles(&self) -> BTreeSet<String> {
         self.0.snapshot.load().roles.keys().cloned().collect()

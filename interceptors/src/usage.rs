@@ -5,14 +5,15 @@
 //! process that is killed loses at most what it has counted since. Nothing on the way of a call waits: whether a
 //! quota is used up is decided by what Auth has counted of all processes, as it was last
 //! [learnt](Usage::learn), and what this one has counted since. So a user can exceed a quota by what the other
-//! processes admit within a few seconds.
+//! processes admit within a few seconds. Before Auth has first answered, whoever has a quota is
+//! [refused](QuotaRefusal::Unknown): what they have used is not known.
 
 mod accounts;
 mod layer;
 mod quotas;
 mod refusal;
 
-pub use quotas::{Allowance, OverQuota, QuotaHandle, Quotas};
+pub use quotas::{Allowance, OverQuota, QuotaHandle, QuotaRefusal, Quotas};
 
 use crate::Call;
 use accounts::Accounts;
@@ -23,12 +24,15 @@ use prometheus_client::{
 };
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
-use tars_credentials::Caller;
+use tars_credentials::{Caller, View};
 use tars_runtime::{
-    clock::Clock,
+    clock::{Clock, Monotonic},
     db::{DbError, Fetch},
     metrics::Metrics,
     usage::{self, Answer, Dimension, Item, Month},
@@ -45,6 +49,7 @@ struct Labels {
 pub struct UsageMetrics {
     counted: [Counter; Dimension::ALL.len()],
     refused: [Counter; Dimension::ALL.len()],
+    set_aside: Counter,
 }
 
 impl UsageMetrics {
@@ -70,6 +75,11 @@ impl UsageMetrics {
         Self {
             counted: each(&counted, Dimension::counted_as),
             refused: each(&refused, Dimension::as_str),
+            set_aside: metrics.register(
+                "usage_items_set_aside",
+                "Amounts that Auth does not take, which are kept in the service's database and counted for nobody",
+                Counter::default(),
+            ),
         }
     }
 }
@@ -87,6 +97,8 @@ struct Inner {
     /// This service of this process, from its start to its end.
     source: String,
     drained: Mutex<Drained>,
+    /// Whether Auth has told what it has counted.
+    is_known: AtomicBool,
 }
 
 /// What has left the accounts, and is not known to be counted, in the order of its numbers.
@@ -134,6 +146,8 @@ pub struct Solving {
     user_id: String,
     /// What is promised; `None` where nothing is limited.
     most_us: Option<u64>,
+    /// Since when it takes time.
+    begun: Option<Monotonic>,
 }
 
 impl Usage {
@@ -146,7 +160,22 @@ impl Usage {
             clock,
             source: Uuid::now_v7().to_string(),
             drained: Mutex::default(),
+            is_known: AtomicBool::new(false),
         }))
+    }
+
+    /// Whether it is known what callers have used, or nobody has a quota.
+    pub fn is_ready(&self) -> bool {
+        self.is_known() || !self.0.quotas.limit_anything()
+    }
+
+    fn is_known(&self) -> bool {
+        self.0.is_known.load(Ordering::Acquire)
+    }
+
+    /// The users with quotas of their own who do not exist.
+    pub fn strangers(&self, view: &View) -> Vec<String> {
+        self.0.quotas.strangers(view)
     }
 
     /// What numbers the items that are drained.
@@ -173,13 +202,21 @@ impl Usage {
     /// Counts for tests, without quotas.
     pub fn detached(clock: Clock) -> Self {
         let metrics = UsageMetrics::new(&Metrics::default());
-        Self::new(clock, QuotaHandle::default(), metrics)
+        Self::for_tests(clock, QuotaHandle::default(), metrics)
+    }
+
+    /// Counts for tests, as after Auth's first answer.
+    pub fn for_tests(clock: Clock, quotas: QuotaHandle, metrics: UsageMetrics) -> Self {
+        let usage = Self::new(clock, quotas, metrics);
+        usage.learn(&Answer::default());
+        usage
     }
 
     /// Counts a call, unless it exceeds the quota of its caller.
-    pub(crate) fn count_call(&self, caller: &Caller) -> Result<(), OverQuota> {
+    pub(crate) fn count_call(&self, caller: &Caller) -> Result<(), QuotaRefusal> {
         let (month, calls) = (self.month(), Dimension::Calls);
         let limit = self.0.quotas.limit(caller, calls);
+        self.ensure_known(limit)?;
         let counted = self.0.accounts.with(&caller.owner_id, month, |account| {
             let used = account.used(calls);
             if limit.is_some_and(|limit| used >= limit) {
@@ -209,7 +246,7 @@ impl Usage {
     ///
     /// # Errors
     ///
-    /// [`OverQuota`] where they do not fit, and [`DbError`] where the outbox cannot be read.
+    /// [`QuotaRefusal`] where they do not fit, and [`DbError`] where the outbox cannot be read.
     pub async fn ensure_steps<E>(
         &self,
         tx: &mut impl Fetch,
@@ -218,7 +255,7 @@ impl Usage {
         asked: u64,
     ) -> Result<(), E>
     where
-        E: From<DbError> + From<OverQuota>,
+        E: From<DbError> + From<QuotaRefusal>,
     {
         let (user_id, dimension) = (&allowance.user_id, Dimension::TrainingSteps);
         if allowance.of(dimension).is_none() {
@@ -229,11 +266,25 @@ impl Usage {
         Ok(self.check_steps(allowance, more, asked)?)
     }
 
-    fn check_steps(&self, allowance: &Allowance, more: u64, asked: u64) -> Result<(), OverQuota> {
+    /// Refuses what has a limit while it is not known what is used.
+    fn ensure_known(&self, limit: Option<u64>) -> Result<(), QuotaRefusal> {
+        match limit.is_some() && !self.is_known() {
+            true => Err(QuotaRefusal::Unknown),
+            false => Ok(()),
+        }
+    }
+
+    fn check_steps(
+        &self,
+        allowance: &Allowance,
+        more: u64,
+        asked: u64,
+    ) -> Result<(), QuotaRefusal> {
         let (month, dimension) = (self.month(), Dimension::TrainingSteps);
         let Some(limit) = allowance.of(dimension) else {
             return Ok(());
         };
+        self.ensure_known(Some(limit))?;
         let known = self
             .0
             .accounts
@@ -252,32 +303,40 @@ impl Usage {
         }))
     }
 
+    /// An amount that Auth does not take is kept apart.
+    pub fn record_set_aside(&self) {
+        self.0.metrics.set_aside.inc();
+    }
+
     /// Counts training steps that a transaction has just committed into the outbox.
     pub fn record_steps(&self, steps: u64) {
         self.0.metrics.counted[Dimension::TrainingSteps as usize].inc_by(steps);
     }
 
     /// Promises solver time to a caller until what was taken is counted: what is `asked` for, else what there may be
-    /// at most, and no more than is left.
+    /// at most, and no more than is left. Other processes know of a promise only once it was counted, so that each of
+    /// them may promise what is left: with `n` replicas a user has at most `n` times that, once a month.
     ///
     /// # Errors
     ///
-    /// [`OverQuota`] where nothing is left, or less than is asked for.
+    /// [`QuotaRefusal`] where nothing is left, or less than is asked for.
     pub fn begin_solve(
         &self,
         allowance: &Allowance,
         asked: Option<Duration>,
         most: Option<Duration>,
-    ) -> Result<Solving, OverQuota> {
+    ) -> Result<Solving, QuotaRefusal> {
         let dimension = Dimension::SolverSeconds;
         let solving = |most_us| Solving {
             usage: self.clone(),
             user_id: allowance.user_id.clone(),
             most_us,
+            begun: None,
         };
         let Some(limit) = allowance.of(dimension) else {
             return Ok(solving(None));
         };
+        self.ensure_known(Some(limit))?;
         let (month, asked_us) = (self.month(), asked.map_or(1, micros));
         let user_id = &allowance.user_id;
         let promised = self.0.accounts.with(user_id, month, |account| {
@@ -303,9 +362,9 @@ impl Usage {
         }
     }
 
-    fn refuse(&self, over: OverQuota) -> OverQuota {
+    fn refuse(&self, over: OverQuota) -> QuotaRefusal {
         self.0.metrics.refused[over.dimension as usize].inc();
-        over
+        QuotaRefusal::Over(over)
     }
 
     /// Takes what was counted since the last time, numbered, to be written into the outbox.
@@ -341,6 +400,9 @@ impl Usage {
         for total in &answer.totals {
             accounts.with(&total.user_id, month, |account| account.learn(total));
         }
+        if !answer.more {
+            self.0.is_known.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -350,16 +412,13 @@ impl Solving {
         self.most_us.map(Duration::from_micros)
     }
 
-    /// Runs the work, and counts the time that it takes.
-    pub fn time<T>(self, work: impl FnOnce() -> T) -> T {
-        let clock = self.usage.0.clock.clone();
-        let begun = clock.monotonic();
-        let done = work();
-        self.end(clock.monotonic().since(begun));
-        done
+    /// Runs the work, and counts the time that it takes, also when it panics.
+    pub fn time<T>(mut self, work: impl FnOnce() -> T) -> T {
+        self.begun = Some(self.usage.0.clock.monotonic());
+        work()
     }
 
-    fn end(self, took: Duration) {
+    fn count(&self, took: Duration) {
         if self.user_id.is_empty() {
             return;
         }
@@ -375,6 +434,10 @@ impl Solving {
 
 impl Drop for Solving {
     fn drop(&mut self) {
+        // Before the promise ends, so that nothing is free in between.
+        if let Some(begun) = self.begun {
+            self.count(self.usage.0.clock.monotonic().since(begun));
+        }
         let Some(most_us) = self.most_us else {
             return;
         };

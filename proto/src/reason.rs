@@ -63,6 +63,8 @@ reasons! {
     /// The caller has used what its quota allows in this month; the details say of what, how much is left, and
     /// when the next month begins.
     QUOTA_EXCEEDED,
+    /// What the caller has used is not known at this process yet, which has just started; repeat after the delay.
+    USAGE_UNKNOWN,
     /// The caller has as many calls open as its share allows.
     SHARE_FULL,
     /// The service has as many calls in flight as it can.

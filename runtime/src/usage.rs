@@ -27,6 +27,20 @@ CREATE TABLE usage_outbox (
 CREATE INDEX usage_outbox_by_user ON usage_outbox (user_id, dimension);
 ";
 
+/// The table of what Auth does not take, beside the outbox.
+pub const SET_ASIDE: &str = "
+CREATE TABLE usage_set_aside (
+    source TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    month TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    dimension TEXT NOT NULL,
+    amount BIGINT NOT NULL,
+    why TEXT NOT NULL,
+    PRIMARY KEY (source, number)
+);
+";
+
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dimension {
@@ -209,6 +223,69 @@ pub async fn peek(db: &mut impl Fetch, limit: i64) -> Result<Vec<Item>, DbError>
     db.all(Query::new(WAITING).bind(limit)).await
 }
 
+/// Where a row of the outbox is.
+struct Place {
+    source: String,
+    number: i64,
+}
+
+impl FromRow for Place {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            source: row.get("source")?,
+            number: row.get("number")?,
+        })
+    }
+}
+
+/// Moves those of the first rows aside that cannot be understood. Returns what is wrong with each.
+///
+/// # Errors
+///
+/// [`DbError`] where the outbox cannot be read or written.
+pub async fn set_damaged_aside(tx: &mut Transaction, limit: i64) -> Result<Vec<String>, DbError> {
+    const PLACES: &str = "SELECT source, number FROM usage_outbox ORDER BY source, number LIMIT $1";
+    const ONE: &str = "SELECT source, number, month, user_id, dimension, amount FROM usage_outbox \
+                       WHERE source = $1 AND number = $2";
+    let places: Vec<Place> = tx.all(Query::new(PLACES).bind(limit)).await?;
+    let mut damaged = Vec::new();
+    for Place { source, number } in places {
+        let one = Query::new(ONE).bind(&source).bind(number);
+        let read: Result<Option<Item>, DbError> = tx.optional(one).await;
+        match read {
+            Err(DbError::Corrupt(why)) => {
+                let why = why.to_string();
+                set_aside(tx, &source, number, &why).await?;
+                damaged.push(why);
+            }
+            read => drop(read?),
+        }
+    }
+    Ok(damaged)
+}
+
+/// Moves a row of the outbox aside, which is not delivered any more.
+///
+/// # Errors
+///
+/// [`DbError`] where the outbox cannot be written.
+pub async fn set_aside(
+    tx: &mut Transaction,
+    source: &str,
+    number: i64,
+    why: &str,
+) -> Result<(), DbError> {
+    const KEEP: &str = "INSERT INTO usage_set_aside (source, number, month, user_id, dimension, amount, why) \
+                        SELECT source, number, month, user_id, dimension, amount, CAST($1 AS TEXT) FROM usage_outbox \
+                        WHERE source = $2 AND number = $3 ON CONFLICT (source, number) DO NOTHING";
+    const TAKE: &str = "DELETE FROM usage_outbox WHERE source = $1 AND number = $2";
+    let keep = Query::new(KEEP).bind(why).bind(source).bind(number);
+    tx.execute(keep).await?.any();
+    let take = Query::new(TAKE).bind(source).bind(number);
+    tx.execute(take).await?.any();
+    Ok(())
+}
+
 /// Removes what is delivered.
 ///
 /// # Errors
@@ -250,7 +327,10 @@ mod tests {
     use super::*;
     use crate::db::{Db, Isolation, Migration};
 
-    const MIGRATIONS: &[Migration] = &[Migration::new(1, "usage outbox", MIGRATION)];
+    const MIGRATIONS: &[Migration] = &[
+        Migration::new(1, "usage outbox", MIGRATION),
+        Migration::new(2, "usage set aside", SET_ASIDE),
+    ];
 
     fn item(source: &str, number: i64, amount: u64) -> Item {
         Item {
@@ -295,6 +375,34 @@ mod tests {
         tx.commit().await.unwrap();
         assert_eq!(peek(&mut read, 10).await.unwrap(), items[1..]);
         assert_eq!(peek(&mut read, 1).await.unwrap(), items[1..2]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_understood_or_delivered_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = crate::db::Place::File(dir.path().join("x.db"));
+        let db = Db::open(place, MIGRATIONS).await.unwrap();
+        insert_all(&db, &[item("a", 1, 3), item("a", 2, 4), item("b", 1, 5)]).await;
+        let mut tx = db.write("test", Isolation::Committed).await.unwrap();
+        let spoil =
+            "UPDATE usage_outbox SET dimension = 'storage' WHERE source = 'a' AND number = 1";
+        tx.execute(Query::new(spoil)).await.unwrap().one().unwrap();
+        tx.commit().await.unwrap();
+        let corrupt = peek(&mut db.read("test"), 10).await;
+        assert!(matches!(corrupt, Err(DbError::Corrupt(_))), "{corrupt:?}");
+        let mut tx = db.write("test", Isolation::Committed).await.unwrap();
+        let damaged = set_damaged_aside(&mut tx, 10).await.unwrap();
+        assert!(
+            damaged.len() == 1 && damaged[0].contains("a/1"),
+            "{damaged:?}"
+        );
+        set_aside(&mut tx, "b", 1, "nobody takes it").await.unwrap();
+        tx.commit().await.unwrap();
+        let mut read = db.read("test");
+        assert_eq!(peek(&mut read, 10).await.unwrap(), [item("a", 2, 4)]);
+        let count = Query::new("SELECT COUNT(*) AS n FROM usage_set_aside WHERE amount IN (3, 5)");
+        let kept: i64 = read.value(count, "n").await.unwrap();
+        assert_eq!(kept, 2);
     }
 
     #[test]

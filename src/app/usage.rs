@@ -2,6 +2,9 @@
 //! what all processes have counted.
 //!
 //! What is counted in memory is written every second: that is what a process loses when it is killed.
+//!
+//! What Auth does not take does not keep the rest from it: it is moved to a table of its own, logged and counted in
+//! `usage_items_set_aside`, for a person to look at.
 
 use std::{sync::Arc, time::Duration};
 use tars_auth::{Auth, AuthError};
@@ -16,13 +19,17 @@ use tars_runtime::{
     health::Condition,
     usage::{self, Amounts, Answer, BadMonth, Dimension, Item, Report, Total},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 
 /// How often what was counted is written, and how often Auth is asked for totals.
 const EVERY: Duration = Duration::from_secs(1);
 /// Items of one report.
 const BATCH: i64 = 500;
+/// How often all totals are read anew. Those that changed while Auth's database was replaced by a backup may have
+/// versions that are known of others.
+const REFRESH: Duration = Duration::from_secs(300);
 
 /// Where usage is reported to: Auth, in this process or over the mesh.
 pub(crate) trait Counter: Send + 'static {
@@ -109,8 +116,11 @@ pub(crate) async fn ship(
     stop: CancellationToken,
     shipped: Condition,
 ) {
-    let mut after = 0;
+    let (mut after, mut refreshed) = (0, Instant::now());
     loop {
+        if refreshed.elapsed() >= REFRESH {
+            (after, refreshed) = (0, Instant::now());
+        }
         match ship_some(&db, &usage, &mut counter, &mut after).await {
             Ok(more) => {
                 shipped.record_success();
@@ -134,23 +144,84 @@ async fn ship_some(
     counter: &mut impl Counter,
     after: &mut i64,
 ) -> Result<bool, ReportError> {
-    let items = usage::peek(&mut db.read("usage.outbox"), BATCH).await?;
+    let items = match usage::peek(&mut db.read("usage.outbox"), BATCH).await {
+        Err(DbError::Corrupt(_)) => return set_damaged_aside(db, usage).await,
+        read => read?,
+    };
+    let is_full = i64::try_from(items.len()) == Ok(BATCH);
+    match ship_items(db, usage, counter, after, &items).await {
+        Err(ReportError::Call(status)) if is_refusal(&status) && !items.is_empty() => {
+            ship_each(db, usage, counter, after, items).await
+        }
+        shipped => Ok(shipped? || is_full),
+    }
+}
+
+/// Whether Auth does not take what it was sent, however often.
+fn is_refusal(status: &tonic::Status) -> bool {
+    status.code() == Code::InvalidArgument
+}
+
+/// Reports some items, and removes them. Returns whether there are further totals.
+async fn ship_items(
+    db: &Db,
+    usage: &Usage,
+    counter: &mut impl Counter,
+    after: &mut i64,
+    items: &[Item],
+) -> Result<bool, ReportError> {
     let report = Report {
         source: usage.source().to_owned(),
-        items: items.clone(),
+        items: items.to_vec(),
         after: *after,
     };
     let answer = counter.report(report).await?;
     // Before the items are removed: what is in neither the outbox nor the totals would be free.
     usage.learn(&answer);
     *after = answer.version;
-    if items.is_empty() {
-        return Ok(answer.more);
+    if !items.is_empty() {
+        let mut tx = db.write("usage.shipped", Isolation::Committed).await?;
+        usage::remove(&mut tx, items).await?;
+        tx.commit().await?;
     }
-    let mut tx = db.write("usage.shipped", Isolation::Committed).await?;
-    usage::remove(&mut tx, &items).await?;
+    Ok(answer.more)
+}
+
+/// Reports items one by one, and sets those aside that are refused.
+async fn ship_each(
+    db: &Db,
+    usage: &Usage,
+    counter: &mut impl Counter,
+    after: &mut i64,
+    items: Vec<Item>,
+) -> Result<bool, ReportError> {
+    // Where that is refused, the items are not what is wrong.
+    ship_items(db, usage, counter, after, &[]).await?;
+    for item in &items {
+        match ship_items(db, usage, counter, after, std::slice::from_ref(item)).await {
+            Err(ReportError::Call(status)) if is_refusal(&status) => {
+                let mut tx = db.write("usage.set_aside", Isolation::Committed).await?;
+                let why = status.message();
+                usage::set_aside(&mut tx, &item.source, item.number, why).await?;
+                tx.commit().await?;
+                usage.record_set_aside();
+                tracing::error!(?item, why, "usage that Auth does not take is set aside");
+            }
+            shipped => drop(shipped?),
+        }
+    }
+    Ok(true)
+}
+
+async fn set_damaged_aside(db: &Db, usage: &Usage) -> Result<bool, ReportError> {
+    let mut tx = db.write("usage.damaged", Isolation::Committed).await?;
+    let damaged = usage::set_damaged_aside(&mut tx, BATCH).await?;
     tx.commit().await?;
-    Ok(answer.more || i64::try_from(items.len()) == Ok(BATCH))
+    for why in damaged {
+        usage.record_set_aside();
+        tracing::error!(why, "damaged usage is set aside");
+    }
+    Ok(true)
 }
 
 fn request(report: Report) -> ReportUsageRequest {
@@ -196,3 +267,6 @@ fn total(sent: UsageTotal) -> Result<Total, BadMonth> {
         amounts,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 mod export;
 
 use super::{
-    CommandError, Global, block_on,
+    CommandError, Global,
     listing::{self, text},
     mesh::MeshArg,
 };
@@ -27,18 +27,18 @@ pub(crate) struct UsageCommand {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what you have used, and what your quota allows; with --all or --caller what others have.
+    /// Show what you have used, and what your quota allows; with --all or --user what others have.
     #[command(
-        after_help = "Examples:\n  tars usage show\n  tars usage show --month 2026-11 --through 2027-01 --json\n  tars usage show --caller ada"
+        after_help = "Examples:\n  tars usage show\n  tars usage show --month 2026-11 --through 2027-01 --json\n  tars usage show --user ada"
     )]
     Show {
         #[command(flatten)]
         months: Months,
         /// Only this user, by name or id; needs the permission usage.read.
-        #[arg(long, value_name = "USER")]
-        caller: Option<String>,
+        #[arg(long)]
+        user: Option<String>,
         /// All users; needs the permission usage.read.
-        #[arg(long, conflicts_with = "caller")]
+        #[arg(long, conflicts_with = "user")]
         all: bool,
         /// Print JSON.
         #[arg(long)]
@@ -48,14 +48,14 @@ enum Command {
     ///
     /// Amounts are exact whole numbers. Those of a month that is not closed yet may still rise.
     #[command(
-        after_help = "Examples:\n  tars usage export --month 2026-11 --format csv > usage.csv\n  tars usage export --month 2026-11 --caller ada --format jsonl"
+        after_help = "Examples:\n  tars usage export --month 2026-11 --format csv > usage.csv\n  tars usage export --month 2026-11 --user ada --format jsonl"
     )]
     Export {
         #[command(flatten)]
         months: Months,
         /// Only this user, by name or id.
-        #[arg(long, value_name = "USER")]
-        caller: Option<String>,
+        #[arg(long)]
+        user: Option<String>,
         /// How a row is written.
         #[arg(long, value_enum, default_value_t = Format::Csv)]
         format: Format,
@@ -85,11 +85,11 @@ impl Months {
 
 impl UsageCommand {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let mesh = global.mesh(&self.mesh)?;
         let json = self.command.is_in_json();
-        let done = block_on(async { self.command.run(&mesh.session().await?.rest()).await })?;
-        done.map_err(|e| e.in_json_if(json))?;
-        Ok(ExitCode::SUCCESS)
+        global.in_session(&self.mesh, json, async |session| {
+            self.command.run(&session.rest()).await?;
+            Ok(ExitCode::SUCCESS)
+        })
     }
 }
 
@@ -104,7 +104,7 @@ impl Command {
         match self {
             Self::Show {
                 months,
-                caller: None,
+                user: None,
                 all: false,
                 json,
             } => {
@@ -115,12 +115,9 @@ impl Command {
                 }
             }
             Self::Show {
-                months,
-                caller,
-                json,
-                ..
+                months, user, json, ..
             } => {
-                let rows = list(rest, &months, caller).await?;
+                let rows = list(rest, &months, user).await?;
                 match json {
                     true => say!("{}", Value::from(rows)),
                     false => print(&rows),
@@ -128,12 +125,12 @@ impl Command {
             }
             Self::Export {
                 months,
-                caller,
+                user,
                 format,
                 ..
             } => {
                 // All pages first: a file that ends early must not look whole.
-                let rows = list(rest, &months, caller).await?;
+                let rows = list(rest, &months, user).await?;
                 for line in export::lines(format, &rows)? {
                     say!("{line}");
                 }
@@ -143,13 +140,9 @@ impl Command {
     }
 }
 
-async fn list(
-    rest: &Rest,
-    months: &Months,
-    caller: Option<String>,
-) -> Result<Vec<Value>, RestError> {
-    let caller = escape(&caller.unwrap_or_default());
-    let path = format!("/admin/usage?{}&caller={caller}", months.query());
+async fn list(rest: &Rest, months: &Months, user: Option<String>) -> Result<Vec<Value>, RestError> {
+    let user = escape(&user.unwrap_or_default());
+    let path = format!("/admin/usage?{}&caller={user}", months.query());
     listing::all(rest, &path, "usage").await
 }
 

@@ -19,7 +19,7 @@ impl Check for Usage {
     fn check(&self, call: &Arc<Call>, _: &HeaderMap) -> Result<(), Status> {
         match call.caller() {
             Some(caller) if !call.method.rule.unmetered && enters_the_mesh(call) => {
-                self.count_call(caller).map_err(|over| over.status())
+                self.count_call(caller).map_err(|refusal| refusal.status())
             }
             _ => Ok(()),
         }

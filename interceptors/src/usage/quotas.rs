@@ -7,7 +7,7 @@
 use arc_swap::ArcSwap;
 use serde::Deserialize;
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use tars_credentials::Caller;
+use tars_credentials::{Caller, View, permission::role_names};
 use tars_runtime::{
     config,
     usage::{Dimension, Month},
@@ -33,6 +33,15 @@ impl QuotaHandle {
 
     pub(super) fn limit(&self, caller: &Caller, dimension: Dimension) -> Option<u64> {
         self.0.load().limit(caller, dimension)
+    }
+
+    pub(super) fn limit_anything(&self) -> bool {
+        self.0.load().limit_anything()
+    }
+
+    /// The users with quotas of their own who do not exist.
+    pub(super) fn strangers(&self, view: &View) -> Vec<String> {
+        self.0.load().strangers(view)
     }
 }
 
@@ -94,6 +103,11 @@ impl Row {
             return Err("names no quota".to_owned());
         }
         Ok(())
+    }
+
+    fn limits_anything(&self) -> bool {
+        let all = Dimension::ALL.map(|dimension| self.of(dimension));
+        all.into_iter().flatten().any(|units| units > 0)
     }
 
     /// This row where it decides, else the other.
@@ -161,6 +175,13 @@ impl Quotas {
         row.check()?;
         let (rows, who) = match (given.user, given.role) {
             (Some(user), None) => (&mut self.users, user),
+            (None, Some(role)) if !role_names().any(|name| name == role) => {
+                let roles: Vec<_> = role_names().collect();
+                return Err(format!(
+                    "there is no role {role:?}, but {}",
+                    roles.join(", ")
+                ));
+            }
             (None, Some(role)) => (&mut self.roles, role),
             _ => return Err("names exactly one of user and role".to_owned()),
         };
@@ -195,6 +216,17 @@ impl Quotas {
         quotas.max_by_key(|units| units.wrapping_sub(1))
     }
 
+    fn limit_anything(&self) -> bool {
+        let rows = self.users.values().chain(self.roles.values());
+        let mut rows = rows.chain([&self.everybody]);
+        rows.any(Row::limits_anything)
+    }
+
+    fn strangers(&self, view: &View) -> Vec<String> {
+        let strangers = view.strangers(self.users.keys());
+        strangers.into_iter().map(str::to_owned).collect()
+    }
+
     fn allowance(&self, caller: &Caller) -> Allowance {
         Allowance {
             user_id: caller.owner_id.clone(),
@@ -221,6 +253,19 @@ struct Override {
     calls: Option<u64>,
     training_steps: Option<u64>,
     solver_seconds: Option<u64>,
+}
+
+/// Why a quota does not let work begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QuotaRefusal {
+    /// It does not allow as much.
+    #[error(transparent)]
+    Over(OverQuota),
+    /// What is used of it is not known yet.
+    #[error(
+        "what you have used of your quota is not known yet, as this process has just started; repeat the call in a second"
+    )]
+    Unknown,
 }
 
 /// A quota that does not allow what is asked for.
@@ -312,6 +357,46 @@ mod tests {
         let quotas = Quotas::default().with(text).unwrap();
         assert_eq!(limits(&quotas, &of("ada", &[]))[0], None);
         assert_eq!(limits(&quotas, &of("bob", &[]))[0], Some(5));
+    }
+
+    #[test]
+    fn a_role_that_does_not_exist_is_a_mistake() {
+        let text = "[[override]]\nrole = \"viewers\"\ncalls = 3";
+        let mistakes = Quotas::default().with(text).unwrap_err();
+        assert_eq!(mistakes.len(), 1);
+        assert!(
+            mistakes[0].starts_with("override 1: there is no role \"viewers\", but "),
+            "{mistakes:?}"
+        );
+        assert!(mistakes[0].contains("viewer, "), "{mistakes:?}");
+    }
+
+    #[test]
+    fn users_that_do_not_exist_are_told() {
+        let text = r#"
+            [[override]]
+            user = "ada"
+            calls = 3
+            [[override]]
+            user = "adda"
+            calls = 3
+            [[override]]
+            user = "018f"
+            calls = 3
+        "#;
+        let quotas = Quotas::default().with(text).unwrap();
+        let view = View::default();
+        let known = tars_proto::auth::v1::WatchCredentialsResponse {
+            reset: true,
+            users: vec![tars_proto::auth::v1::UserView {
+                user_id: "018f".to_owned(),
+                username: "ada".to_owned(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        view.apply(&known, 0);
+        assert_eq!(quotas.strangers(&view), ["adda"]);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! How a refusal for a quota reads.
 
-use super::OverQuota;
+use super::{OverQuota, QuotaRefusal};
 use std::{fmt, time::Duration};
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::usage::Dimension;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tonic::Status;
 
 /// The longest time that a refusal asks to wait: quotas may be raised before the month ends.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
+
+/// How long a call waits that came before anything was known.
+const SOON: Duration = Duration::from_secs(1);
 
 /// An amount in the unit of its quota, exactly.
 struct Units(Dimension, u64);
@@ -58,6 +61,16 @@ impl OverQuota {
     }
 }
 
+impl QuotaRefusal {
+    /// The status of a call that is refused.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Over(over) => over.status(),
+            Self::Unknown => fault::unavailable(reason::USAGE_UNKNOWN, &self.to_string(), SOON),
+        }
+    }
+}
+
 impl fmt::Display for OverQuota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.dimension {
@@ -86,7 +99,6 @@ impl std::error::Error for OverQuota {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tars_proto::reason;
     use tonic_types::StatusExt;
 
     fn over(dimension: Dimension, limit: u64, used: u64, asked: u64) -> OverQuota {

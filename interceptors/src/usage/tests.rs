@@ -29,7 +29,7 @@ fn counting(quotas: config::Quotas) -> Counting {
     handle.replace(Quotas::new(&quotas));
     let metrics = UsageMetrics::new(&Metrics::default());
     Counting {
-        usage: Usage::new(clock.clone(), handle.clone(), metrics),
+        usage: Usage::for_tests(clock.clone(), handle.clone(), metrics),
         clock,
         quotas: handle,
     }
@@ -40,6 +40,13 @@ fn of_calls(calls: u64) -> Counting {
         calls,
         ..config::Quotas::default()
     })
+}
+
+fn over<T: std::fmt::Debug>(refused: Result<T, QuotaRefusal>) -> OverQuota {
+    match refused {
+        Err(QuotaRefusal::Over(over)) => over,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn month(text: &str) -> Month {
@@ -212,8 +219,8 @@ fn training_steps_must_fit_into_what_is_left_with_what_is_promised() {
     let ada = counting.allowance("ada");
     let check = |more, asked| counting.usage.check_steps(&ada, more, asked);
     assert!(check(0, 1000).is_ok() && check(400, 600).is_ok());
-    let over = check(401, 600).unwrap_err();
-    assert_eq!((over.left(), over.asked), (599, 600));
+    let refused = over(check(401, 600));
+    assert_eq!((refused.left(), refused.asked), (599, 600));
     assert!(check(0, 1001).is_err() && check(u64::MAX, 1).is_err());
     counting.usage.learn(&Answer {
         totals: vec![total("2026-11", "ada", Dimension::TrainingSteps, 900)],
@@ -237,16 +244,16 @@ fn solver_time_is_promised_while_a_solve_runs_and_counted_as_it_was() {
     let first = begin(seconds(6), seconds(30)).unwrap();
     let rest = begin(None, seconds(30)).unwrap();
     assert_eq!((first.most(), rest.most()), (seconds(6), seconds(4)));
-    let over = begin(None, None).unwrap_err();
-    assert_eq!((over.used, over.left()), (10_000_000, 0));
+    let refused = over(begin(None, None));
+    assert_eq!((refused.used, refused.left()), (10_000_000, 0));
     first.time(|| takes(1_250_000));
     drop(rest);
-    let over = begin(seconds(9), None).unwrap_err();
-    assert_eq!((over.left(), over.asked), (8_750_000, 9_000_000));
+    let refused = over(begin(seconds(9), None));
+    assert_eq!((refused.left(), refused.asked), (8_750_000, 9_000_000));
     begin(seconds(8), None).unwrap().time(|| takes(9_000_000));
-    let over = begin(None, None).unwrap_err();
+    let refused = over(begin(None, None));
     assert_eq!(
-        over.used, 10_250_000,
+        refused.used, 10_250_000,
         "what took longer than promised is counted"
     );
     assert_eq!(counting.drained(), [row("2026-11", "ada", 10_250_000)]);
@@ -284,4 +291,75 @@ fn what_waits_for_auth_is_bounded_by_the_number_of_users() {
         ..Answer::default()
     });
     assert_eq!(used(), 7);
+}
+
+#[test]
+fn a_solve_that_panics_is_counted_and_its_promise_ends() {
+    let counting = counting(config::Quotas {
+        solver_seconds: 10,
+        ..config::Quotas::default()
+    });
+    let ada = counting.allowance("ada");
+    let solving = counting.usage.begin_solve(&ada, None, None).unwrap();
+    let work = std::panic::AssertUnwindSafe(|| {
+        solving.time(|| {
+            counting.clock.advance(Duration::from_secs(4));
+            panic!("a game that no solver is made for");
+        })
+    });
+    std::panic::catch_unwind(work).map(|()| ()).unwrap_err();
+    assert_eq!(counting.drained(), [row("2026-11", "ada", 4_000_000)]);
+    let rest = counting.usage.begin_solve(&ada, None, None).unwrap();
+    assert_eq!(rest.most(), Some(Duration::from_secs(6)));
+}
+
+#[test]
+fn whoever_has_a_quota_is_refused_until_auth_has_told_all_that_is_used() {
+    let handle = QuotaHandle::default();
+    let text =
+        "[quota]\ntraining_steps = 5\nsolver_seconds = 5\n[[override]]\nuser = \"ada\"\ncalls = 5";
+    let metrics = UsageMetrics::new(&Metrics::default());
+    let clock = Clock::manual(month("2026-11").start());
+    let usage = Usage::new(clock, handle.clone(), metrics);
+    assert!(usage.is_ready(), "nobody has a quota");
+    handle.replace(Quotas::default().with(text).unwrap());
+    assert!(!usage.is_ready());
+    let calls = |user: &str| {
+        let call = by_credential(ME, "/gateway", user, "l");
+        usage.check(&call, &HeaderMap::new())
+    };
+    let ada = usage.allowance(&caller("ada", "l", Permissions::ALL));
+    let solves = || usage.begin_solve(&ada, None, None).map(drop);
+    let refused = |status: tonic::Status| {
+        assert_eq!(status.code(), tonic::Code::Unavailable);
+        assert_eq!(
+            fault::reason(&status).as_deref(),
+            Some(reason::USAGE_UNKNOWN)
+        );
+        assert!(fault::retry_after(&status).is_some());
+    };
+    let part = Answer {
+        more: true,
+        ..Answer::default()
+    };
+    for _ in 0..2 {
+        refused(calls("ada").unwrap_err());
+        refused(usage.check_steps(&ada, 0, 1).unwrap_err().status());
+        refused(solves().unwrap_err().status());
+        calls("bob").unwrap();
+        usage.learn(&part);
+    }
+    let all = Answer {
+        totals: vec![total("2026-11", "ada", Dimension::Calls, 4)],
+        ..Answer::default()
+    };
+    usage.learn(&all);
+    assert!(usage.is_ready());
+    calls("ada").unwrap();
+    let status = calls("ada").unwrap_err();
+    assert_eq!(
+        fault::reason(&status).as_deref(),
+        Some(reason::QUOTA_EXCEEDED)
+    );
+    assert!(usage.check_steps(&ada, 0, 5).is_ok() && solves().is_ok());
 }

@@ -19,8 +19,8 @@ pub(crate) use sessions::{
 };
 pub(crate) use signing::{KeyState, SigningKeyRow, insert_signing_key, signing_keys};
 pub(crate) use usage::{
-    Place as UsagePlace, UsageRow, add_usage, changed_usage, counted, drop_sources, next_versions,
-    open_from, put_counted, usage,
+    Place as UsagePlace, UsageRow, add_usage, changed_usage, counted, drop_sources, last_version,
+    next_versions, open_from, put_counted, usage,
 };
 pub(crate) use users::{
     UserRow, all_users, enabled_with_role, insert_user, update_user, user_by_id, user_by_name,
@@ -81,6 +81,7 @@ pub const MIGRATIONS: &[Migration] = &[
     ),
     Migration::new(12, "usage", include_str!("../migrations/0012_usage.sql")),
     Migration::new(13, "usage outbox", usage_outbox::MIGRATION),
+    Migration::new(14, "usage set aside", usage_outbox::SET_ASIDE),
 ];
 
 #[derive(Debug, Clone)]

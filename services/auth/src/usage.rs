@@ -58,11 +58,16 @@ impl Auth {
         let source = source_of(service, &report.source);
         // Read before the totals: what is counted in between is in both for a moment, and never in neither.
         let counted = store::counted(&mut db, &source).await?;
-        let changed = store::changed_usage(&mut db, Month::at(now), report.after, TOTALS);
+        // Who knows of more than there is knew a database that a backup has taken the place of.
+        let after = match store::last_version(&mut db).await? {
+            last if last < report.after => 0,
+            _ => report.after,
+        };
+        let changed = store::changed_usage(&mut db, Month::at(now), after, TOTALS);
         let changed = changed.await?;
         Ok(Answer {
             counted,
-            version: changed.last().map_or(report.after, |row| row.version),
+            version: changed.last().map_or(after, |row| row.version),
             more: i64::try_from(changed.len()) == Ok(TOTALS),
             totals: changed.into_iter().map(total).collect(),
         })

@@ -1,7 +1,7 @@
 //! AutoML's errors, and the one table that maps them to gRPC statuses.
 
 use std::{io, time::Duration};
-use tars_interceptors::{store, usage::OverQuota};
+use tars_interceptors::{store, usage::QuotaRefusal};
 use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
@@ -40,7 +40,7 @@ pub(crate) enum AutomlError {
     #[error("too many studies are running")]
     Busy,
     #[error(transparent)]
-    OverQuota(#[from] OverQuota),
+    Quota(#[from] QuotaRefusal),
     #[error("the study was changed concurrently")]
     Conflict,
     #[error(transparent)]
@@ -93,7 +93,7 @@ impl From<AutomlError> for Status {
             AutomlError::StudyFull => fault::precondition(reason::STUDY_FULL, "study", &text),
             AutomlError::ServerRun => fault::precondition(reason::SERVER_RUN, "study", &text),
             AutomlError::TrialEnded(_) => fault::precondition(reason::TRIAL_ENDED, "trial", &text),
-            AutomlError::OverQuota(over) => over.status(),
+            AutomlError::Quota(refusal) => refusal.status(),
             AutomlError::Busy => fault::spent(
                 reason::STUDIES_BUSY,
                 "studies",

@@ -26,6 +26,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "counted steps",
         include_str!("../migrations/0008_counted_steps.sql"),
     ),
+    Migration::new(9, "usage set aside", usage::SET_ASIDE),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use crate::store::State;
 use std::{io, time::Duration};
-use tars_interceptors::{store, usage::OverQuota};
+use tars_interceptors::{store, usage::QuotaRefusal};
 use tars_learn::hyper::ParamViolation;
 use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar, reason};
@@ -80,7 +80,7 @@ pub(crate) enum HyperSyncError {
     #[error(transparent)]
     NotScalar(#[from] NotScalar),
     #[error(transparent)]
-    OverQuota(#[from] OverQuota),
+    Quota(#[from] QuotaRefusal),
     #[error(transparent)]
     Call(#[from] PeerError),
     #[error("{}", store::summary(.0))]
@@ -150,7 +150,7 @@ impl From<HyperSyncError> for Status {
             E::Conflict | E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
             E::OwnedElsewhere(wait) => fault::unavailable(reason::OWNED_ELSEWHERE, &text, wait),
             E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
-            E::OverQuota(over) => over.status(),
+            E::Quota(refusal) => refusal.status(),
             E::Call(error) => error.into(),
             E::Store(e) => store::failed(&e),
             E::Io(_)

@@ -34,6 +34,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "measured steps",
         include_str!("../migrations/0007_measured_steps.sql"),
     ),
+    Migration::new(8, "usage set aside", usage::SET_ASIDE),
 ];
 
 /// The state of a proposal's assessment.

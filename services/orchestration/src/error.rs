@@ -3,7 +3,7 @@
 use crate::stage::{Refusal, Stage};
 use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, UnsuitableAlgorithm};
-use tars_interceptors::{store, usage::OverQuota};
+use tars_interceptors::{store, usage::QuotaRefusal};
 use tars_learn::{Mismatch, hyper::ParamViolation, policy::BadPolicy, training::TrainingError};
 use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
@@ -208,7 +208,7 @@ pub(crate) enum OrchestrationError {
     #[error("too many games are being solved")]
     SolversBusy,
     #[error(transparent)]
-    OverQuota(#[from] OverQuota),
+    Quota(#[from] QuotaRefusal),
     #[error("{environment} is not where the agents of this mesh live: that is {inhabited}")]
     NotInhabited {
         environment: String,
@@ -337,7 +337,7 @@ impl From<OrchestrationError> for Status {
             E::TrainingRuns(_) => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
             E::QueueFull => fault::spent(reason::LEARNERS_BUSY, "learners", &text, LEARNER_SOON),
             E::HostFull(_) => fault::spent(reason::HOSTS_BUSY, "copies", &text, LEARNER_SOON),
-            E::OverQuota(over) => over.status(),
+            E::Quota(refusal) => refusal.status(),
             E::SolversBusy => fault::spent(reason::SOLVERS_BUSY, "solvers", &text, SOLVER_SOON),
             E::Algorithm(_) => fault::invalid_field("agent_type", &text),
             E::Environment(_) | E::Mismatch(_) | E::NotInhabited { .. } | E::OtherSpaces { .. } => {

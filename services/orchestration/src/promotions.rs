@@ -58,6 +58,8 @@ pub(crate) struct StepBack {
     pub(crate) version: i64,
     pub(crate) from: Stage,
     pub(crate) to: Stage,
+    /// The version that was live when the step was proposed; 0 where nothing was.
+    pub(crate) incumbent: i64,
 }
 
 /// Where a version stands, and what is known about it.
@@ -379,8 +381,8 @@ impl Orchestration {
         Ok((true, tx.commit(next).await?))
     }
 
-    /// The ladder's way down: from ACTIVE to what answered before or, where nothing did, to the agent's default
-    /// rule; from the others to where the version came from.
+    /// The ladder's way down: from ACTIVE to what answered when the step was proposed, else as a roll-back goes or,
+    /// where nothing answered before, to the agent's default rule; from the others to where the version came from.
     async fn lower(
         &self,
         tx: &mut Turn<'_>,
@@ -395,12 +397,33 @@ impl Orchestration {
         }
         // Nobody brings it back alone by a roll-back.
         store::take_down(tx, agent.id(), live.row.weights_version).await?;
-        let found = match Target::Before.find(tx, agent, live).await {
-            Err(OrchestrationError::NoEarlierVersion) => Found::Rule(agent.definition.baseline()?),
-            found => found?,
+        let found = match self.stored_incumbent(tx, agent, step, live).await? {
+            Some(incumbent) => Found::Version(incumbent),
+            None => match Target::Before.find(tx, agent, live).await {
+                Err(OrchestrationError::NoEarlierVersion) => {
+                    Found::Rule(agent.definition.baseline()?)
+                }
+                found => found?,
+            },
         };
         let promotion = step.change.promotion(Target::Before);
         self.activate(tx, agent, &promotion, &found).await
+    }
+
+    /// What answered when a step was proposed, unless it fell since, is not retained, or cannot act any more.
+    async fn stored_incumbent(
+        &self,
+        tx: &mut Turn<'_>,
+        agent: &Agent,
+        step: &StepBack,
+        live: &LiveAgent,
+    ) -> Result<Option<VersionRow>, OrchestrationError> {
+        let found = store::version(tx, agent.id(), step.incumbent).await?;
+        let Some(row) = found.filter(|row| row.served && !row.fell && !live.answers_by(row)) else {
+            return Ok(None);
+        };
+        let can_act = self.agents.answerer_of(agent, &row).await.is_ok();
+        Ok(can_act.then_some(row))
     }
 
     /// Ends a governed promotion. One that is completed has to stand where it was put.

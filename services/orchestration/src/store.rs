@@ -163,6 +163,12 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "owners of runs",
         include_str!("../migrations/0033_owners_of_runs.sql"),
     ),
+    Migration::new(
+        34,
+        "ways back before",
+        include_str!("../migrations/0034_ways_back_before.sql"),
+    ),
+    Migration::new(35, "usage set aside", usage::SET_ASIDE),
 ];
 
 /// Which versions of an agent stand where on the ladder.

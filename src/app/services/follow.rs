@@ -38,6 +38,7 @@ pub(super) fn follow_auth(
     let counter = UsageServiceClient::new(outgoing(channel.clone(), Credentials::Own))
         .max_decoding_message_size(MAX_RESPONSE);
     keep_usage(process, service, usage, &db, counter);
+    watch_quotas(process, service, usage, &view);
     let client = AuditServiceClient::new(outgoing(channel, Credentials::Own))
         .max_decoding_message_size(MAX_RESPONSE);
     let (stop, shipped) = (process.work.background_token(), process.condition());
@@ -61,6 +62,12 @@ pub(super) fn keep_usage(
     process.add_check(&format!("{name}.usage_store"), check);
     let check = shipped.check("usage waits for Auth", SHIPPING_GRACE);
     process.add_check(&format!("{name}.usage_shipping"), check);
+    let counted = usage.clone();
+    let known = move || match counted.is_ready() {
+        true => State::Ok,
+        false => State::Failed("Auth has not told yet what callers have used".to_owned()),
+    };
+    process.add_check(&format!("{name}.usage"), health::check(known));
     let written = Arc::default();
     process.work.last(usage::write(
         db.clone(),
@@ -72,6 +79,27 @@ pub(super) fn keep_usage(
     let (db, usage) = (db.clone(), usage.clone());
     let ship = usage::ship(db, usage, counter, written, stop, shipped);
     process.work.last(ship);
+}
+
+/// Shows quotas that are nobody's: a name that is misspelt limits nothing.
+pub(super) fn watch_quotas(process: &Process, service: Service, usage: &Usage, view: &View) {
+    let (usage, view) = (usage.clone(), view.clone());
+    let look = move || {
+        // Before that nobody is known.
+        let strangers = match view.age() {
+            Some(_) => usage.strangers(&view),
+            None => Vec::new(),
+        };
+        match strangers.is_empty() {
+            true => State::Ok,
+            false => State::Degraded(format!(
+                "there is no user {}, who has a quota",
+                strangers.join(", ")
+            )),
+        }
+    };
+    let name = format!("{}.quotas", service.as_str());
+    process.add_check(&name, health::check(look));
 }
 
 /// Follows what Auth pushes, and reports to Auth what this service trusts.

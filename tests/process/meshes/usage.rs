@@ -68,7 +68,7 @@ async fn an_export_reads_back_as_what_is_shown() {
     let of = |name: &str| rows.iter().find(|row| row["username"] == name).unwrap();
     assert_eq!(of("ada")["calls"].as_u64(), Some(3));
     assert_eq!(of("ada")["closed"], false);
-    let one = desk.json(&["usage", "show", "--caller", "ada"]);
+    let one = desk.json(&["usage", "show", "--user", "ada"]);
     assert_eq!(
         (one.as_array().unwrap().len(), &one[0]["calls"]),
         (1, &json!("3"))
@@ -85,12 +85,12 @@ async fn an_export_reads_back_as_what_is_shown() {
     for bad in [
         &["usage", "export", "--month", "2020-13"][..],
         &["usage", "show", "--through", "2026-11"],
-        &["usage", "show", "--all", "--caller", "ada"],
-        &["usage", "show", "--caller", "nobody"],
+        &["usage", "show", "--all", "--user", "ada"],
+        &["usage", "show", "--user", "nobody"],
     ] {
         desk.refused(bad);
     }
-    let refused = desk.run(&["usage", "show", "--caller", "nobody", "--json"]);
+    let refused = desk.run(&["usage", "show", "--user", "nobody", "--json"]);
     assert!(stderr(&refused).contains("NOT_FOUND"));
 }
 

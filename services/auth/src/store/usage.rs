@@ -29,6 +29,7 @@ pub(crate) struct Place {
 const NEXT: &str = "UPDATE usage_position SET last = last + $1, \
                     open_from = CASE WHEN open_from < $2 THEN $2 ELSE open_from END \
                     WHERE id = 1 RETURNING last, open_from";
+const LAST_VERSION: &str = "SELECT last FROM usage_position WHERE id = 1";
 const OPEN_FROM: &str = "SELECT open_from FROM usage_position WHERE id = 1";
 const COUNTED: &str = "SELECT last FROM usage_sources WHERE source = $1";
 const PUT_COUNTED: &str = "INSERT INTO usage_sources (source, last, used_us) VALUES ($1, $2, $3) \
@@ -84,6 +85,11 @@ pub(crate) async fn next_versions(
 /// The first month that is open; empty before any was closed.
 pub(crate) async fn open_from(db: &mut impl Fetch) -> Result<String, AuthError> {
     Ok(db.value(Query::new(OPEN_FROM), "open_from").await?)
+}
+
+/// The last version of totals.
+pub(crate) async fn last_version(db: &mut impl Fetch) -> Result<i64, AuthError> {
+    Ok(db.value(Query::new(LAST_VERSION), "last").await?)
 }
 
 /// The last number of a source that is counted; zero before the first.

@@ -330,3 +330,36 @@ async fn reports_of_many_at_once_lose_nothing() {
         "what comes after a larger number is known already"
     );
 }
+
+#[tokio::test]
+async fn whoever_knows_of_a_later_database_than_this_backup_learns_all_totals_of_it() {
+    let world = World::new().await;
+    let before = world
+        .reports(&[calls("p", 1, ADA, 3), calls("q", 1, BOB, 5)])
+        .await;
+    let knows = |after| Report {
+        after,
+        ..report(Vec::new())
+    };
+    let asked = async |after| {
+        world
+            .auth
+            .count_usage("automl", &knows(after))
+            .await
+            .unwrap()
+    };
+    assert!(asked(before.version).await.totals.is_empty());
+    let ahead = asked(before.version + 900).await;
+    assert_eq!((ahead.totals.len(), ahead.version), (2, before.version));
+    assert!(asked(ahead.version).await.totals.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_backup_has_not_counted_is_counted_once_it_is_sent_again() {
+    let world = World::new().await;
+    // The process was told that its first 80 items are counted, and sends on. The backup knows of none of them.
+    let late = [calls("p", 79, ADA, 3), calls("p", 81, ADA, 4)];
+    assert_eq!(world.reports(&late).await.counted, 81);
+    assert_eq!(world.reports(&late).await.counted, 81);
+    assert_eq!(world.used().await, [(ADA, 7)]);
+}

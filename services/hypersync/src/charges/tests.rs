@@ -3,7 +3,7 @@ use crate::{
     fake::{Call, Fault, Rig, caller, unavailable},
     proposals::Decision,
 };
-use tars_interceptors::usage::{OverQuota, Quotas};
+use tars_interceptors::usage::{OverQuota, QuotaRefusal, Quotas};
 use tars_runtime::db::LostCommit;
 
 /// The steps of a measurement: two seeds, each with both values.
@@ -56,7 +56,7 @@ async fn promised(rig: &Rig, owner: &str) -> u64 {
 
 fn over<T: std::fmt::Debug>(refused: Result<T, HyperSyncError>) -> OverQuota {
     match refused {
-        Err(HyperSyncError::OverQuota(over)) => over,
+        Err(HyperSyncError::Quota(QuotaRefusal::Over(over))) => over,
         other => panic!("{other:?}"),
     }
 }

@@ -242,7 +242,7 @@ async fn open(
         }),
     };
     let place = tars_test_db::place(dir, "hypersync");
-    let usage = Usage::new(clock.clone(), quotas.clone(), UsageMetrics::new(metrics));
+    let usage = Usage::for_tests(clock.clone(), quotas.clone(), UsageMetrics::new(metrics));
     let setup = Setup {
         peers,
         clock,

@@ -134,6 +134,7 @@ impl HyperSync {
             on_behalf_of: proposal.applied_by.clone(),
             change_id: proposal.id.to_string(),
             fencing_token: token_of(fence)?,
+            incumbent_version: promotion.incumbent.version,
         };
         self.peers.ladder.step_back(request).await?;
         self.settle_promotion(proposal, None, fence).await

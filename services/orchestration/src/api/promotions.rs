@@ -16,14 +16,14 @@ use tars_interceptors::Call;
 use tars_proto::{fault, orchestration::v1::*};
 use tonic::{Request, Response, Status};
 
-fn standing(agent: &str, version: i64, from: promotions::Standing) -> Standing {
+fn standing(from: promotions::Standing) -> Standing {
     let promotions::Standing {
         stage,
         trial,
         incumbent,
         counts,
         fell,
-        comparison,
+        ..
     } = from;
     let (steps, blocked) = match stage {
         Stage::Active => (counts.active_steps, counts.active_blocked),
@@ -36,10 +36,7 @@ fn standing(agent: &str, version: i64, from: promotions::Standing) -> Standing {
         trial: unsigned(trial),
         steps,
         blocked,
-        shadow_steps: counts.shadow_steps,
-        agreed: counts.agreed,
         fell: fell.unwrap_or_default(),
-        comparison: comparison.map(|found| comparisons::comparison(agent, version, found)),
     }
 }
 
@@ -85,7 +82,7 @@ impl promotion_service_server::PromotionService for Api {
         let found = self.0.standing(slot, version).await?;
         Orchestration::confirm(&tenure)?;
         Ok(Response::new(ReadStandingResponse {
-            standing: Some(standing(slot.id(), version, found)),
+            standing: Some(standing(found)),
         }))
     }
 
@@ -99,7 +96,7 @@ impl promotion_service_server::PromotionService for Api {
         let Checked { to, refusal: why } = self.0.check_promotion(slot, version, to).await?;
         let found = self.0.standing(slot, version).await?;
         Ok(Response::new(CheckPromotionResponse {
-            standing: Some(standing(slot.id(), version, found)),
+            standing: Some(standing(found)),
             to_stage: stage_as(to).into(),
             refusal: why.map(refusal),
         }))
@@ -164,9 +161,10 @@ impl promotion_service_server::PromotionService for Api {
             version: signed("version", asked.version)?,
             from: named(asked.from_stage)?,
             to: named(asked.to_stage)?,
+            incumbent: signed("incumbent_version", asked.incumbent_version)?,
         };
-        let taken_down = self.0.step_back(Arc::clone(slot), step).await?;
-        Ok(Response::new(RevertPromotionResponse { taken_down }))
+        self.0.step_back(Arc::clone(slot), step).await?;
+        Ok(Response::new(RevertPromotionResponse {}))
     }
 
     async fn settle_promotion(

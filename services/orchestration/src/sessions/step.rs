@@ -13,7 +13,7 @@ use crate::{
     store::{self, ActionRecord, AgentRecord, GameRecord, SessionRow, StepRecord},
 };
 use std::sync::Arc;
-use tars_interceptors::usage::{Allowance, OverQuota, Solving};
+use tars_interceptors::usage::{Allowance, QuotaRefusal, Solving};
 use tars_runtime::{clock::Clock, tasks::to_the_end};
 use tars_worlds::{TimeStep, egta::Plan};
 use tokio::time::Instant;
@@ -86,7 +86,7 @@ impl Orchestration {
     }
 
     /// A step takes solver time of its caller when a game is measured for it.
-    fn begin_step(&self, call: &StepCall) -> Result<Solving, OverQuota> {
+    fn begin_step(&self, call: &StepCall) -> Result<Solving, QuotaRefusal> {
         let free = Allowance::default();
         let allowance = match call.measured {
             true => &call.allowance,

@@ -287,3 +287,65 @@ impl super::Store {
         Ok(self.db.read("checkpoints.list").all(query).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MIGRATIONS;
+    use tars_runtime::db::{Db, Isolation};
+
+    #[tokio::test]
+    async fn what_climbed_before_that_was_recorded_stays_a_way_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = tars_test_db::place(dir.path(), "orchestration");
+        let before = Db::open(&place, &MIGRATIONS[..30]).await.unwrap();
+        let mut tx = before
+            .write("test.old", Isolation::Exclusive)
+            .await
+            .unwrap();
+        let version = |number, blob: &str, restored_from, served| VersionRow {
+            version: number,
+            blob: Some(blob.to_owned()),
+            rule: None,
+            served,
+            climbed: false,
+            restored_from,
+            ..VersionRow::of_rule("")
+        };
+        for row in [
+            version(1, "tried", None, false),
+            version(2, "tried", Some(1), true),
+            // Made ACTIVE before the agent was bound.
+            version(3, "unproven", None, true),
+            version(4, "unproven", Some(3), true),
+            version(5, "fell", None, false),
+            version(6, "fell", Some(5), true),
+            version(7, "short", None, false),
+            version(8, "short", Some(7), true),
+        ] {
+            insert_version(&mut tx, "policy", &row).await.unwrap();
+        }
+        let trial = "INSERT INTO trials (agent_id, version, shadow_steps, agreed, canary_steps, blocked, fell) \
+                     VALUES ('policy', $1, 0, 0, $2, 0, $3)";
+        for (number, steps, fell) in [
+            (1_i64, 200_i64, None),
+            (5, 300, None),
+            (6, 0, Some("it was blocked")),
+            (7, 199, None),
+        ] {
+            let insert = Query::new(trial).bind(number).bind(steps).bind(fell);
+            tx.execute(insert).await.unwrap().one().unwrap();
+        }
+        tx.commit().await.unwrap();
+        before.close().await;
+        let db = Db::open(&place, MIGRATIONS).await.unwrap();
+        let mut tx = db.write("test.read", Isolation::Exclusive).await.unwrap();
+        let rows = versions_before(&mut tx, "policy", 100, 100).await.unwrap();
+        let climbed: Vec<i64> = rows
+            .iter()
+            .filter(|row| row.climbed)
+            .map(|row| row.version)
+            .collect();
+        assert_eq!(climbed, [2]);
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fake::{Outcome, Rig};
-use tars_interceptors::usage::OverQuota;
+use tars_interceptors::usage::{OverQuota, QuotaRefusal};
 use tars_runtime::usage::{self, Dimension, Item};
 
 const DIMENSION: Dimension = Dimension::TrainingSteps;
@@ -25,7 +25,7 @@ fn of(trials: u32, limit: u64) -> NewStudy {
 
 fn over<T: std::fmt::Debug>(refused: Result<T, AutomlError>) -> OverQuota {
     match refused {
-        Err(AutomlError::OverQuota(over)) => over,
+        Err(AutomlError::Quota(QuotaRefusal::Over(over))) => over,
         other => panic!("{other:?}"),
     }
 }

@@ -1,7 +1,7 @@
 //! The steps of runs are counted as far as their stored progress goes, and a run is refused whose steps do not fit.
 
 use super::*;
-use tars_interceptors::usage::{Allowance, OverQuota};
+use tars_interceptors::usage::{Allowance, OverQuota, QuotaRefusal};
 use tars_runtime::{
     db::LostCommit,
     usage::{self, Dimension, Item},
@@ -31,7 +31,7 @@ fn limited(agent: &str, steps: u64, limit: u64) -> Start {
 
 fn over<T: std::fmt::Debug>(refused: Result<T, OrchestrationError>) -> OverQuota {
     match refused {
-        Err(OrchestrationError::OverQuota(over)) => over,
+        Err(OrchestrationError::Quota(QuotaRefusal::Over(over))) => over,
         other => panic!("{other:?}"),
     }
 }

@@ -79,6 +79,7 @@ async fn back(service: &Arc<Orchestration>, from: Stage, to: Stage) -> Result<bo
         version: 2,
         from,
         to,
+        incumbent: 1,
     };
     service.step_back(agent(service), step).await
 }
@@ -282,6 +283,61 @@ async fn a_step_to_active_is_taken_back_to_what_answered_before() {
 }
 
 #[tokio::test]
+async fn a_step_to_active_is_taken_back_to_what_it_was_proposed_against() {
+    let answered_after = async |spoil: &'static str| {
+        let dir = tempfile::tempdir().unwrap();
+        let service = open_governed(dir.path()).await;
+        promote(&service, Target::Rule("aimd".to_owned()), None)
+            .await
+            .unwrap();
+        promote(&service, Target::Rule("hold".to_owned()), None)
+            .await
+            .unwrap();
+        train(&service).await;
+        climb(&service, 3, None).await.unwrap();
+        calibrate(&service, 1, None).await;
+        compare_as(&service, "policy", 3).await;
+        let of = |to| StepUp {
+            version: 3,
+            incumbent: 2,
+            ..step(to)
+        };
+        let slot = agent(&service);
+        service
+            .step_up(Arc::clone(&slot), of(Stage::Canary))
+            .await
+            .unwrap();
+        try_out(&service, 3, CANARY_STEPS).await;
+        service
+            .step_up(Arc::clone(&slot), of(Stage::Active))
+            .await
+            .unwrap();
+        write(&service, Query::new(spoil)).await;
+        let back = StepBack {
+            change: change(1),
+            operation_id: format!("to {}", Stage::Active),
+            version: 3,
+            from: Stage::Canary,
+            to: Stage::Active,
+            incumbent: 1,
+        };
+        assert!(service.step_back(slot, back).await.unwrap());
+        answers(&service).unwrap().rule
+    };
+    let nothing =
+        "UPDATE checkpoints SET taken_down = FALSE WHERE agent_id = 'policy' AND version = 1";
+    assert_eq!(answered_after(nothing).await, Some("aimd"));
+    let fell = "UPDATE checkpoints SET taken_down = TRUE WHERE agent_id = 'policy' AND version = 1";
+    assert_eq!(
+        answered_after(fell).await,
+        Some("hold"),
+        "the newest way back"
+    );
+    let gone = "DELETE FROM checkpoints WHERE agent_id = 'policy' AND version = 1";
+    assert_eq!(answered_after(gone).await, Some("hold"));
+}
+
+#[tokio::test]
 async fn a_first_active_version_is_taken_back_to_the_default_rule() {
     let dir = tempfile::tempdir().unwrap();
     let service = open_governed(dir.path()).await;
@@ -307,6 +363,7 @@ async fn a_first_active_version_is_taken_back_to_the_default_rule() {
         version: 1,
         from: Stage::Canary,
         to: Stage::Active,
+        incumbent: 0,
     };
     assert!(service.step_back(slot, step).await.unwrap());
     let default = tars_worlds::baseline("policy");
