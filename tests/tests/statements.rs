@@ -105,6 +105,11 @@ const SCANS: &[Scan] = &[
         "the first rows in the order of the key",
     ),
     scan(
+        "SELECT source, number FROM usage_outbox",
+        Engine::Either,
+        "the first rows in the order of the key",
+    ),
+    scan(
         "DELETE FROM leases",
         Engine::Postgres,
         "run at the start on a file alone, where a statement without a condition plans nothing",

@@ -376,7 +376,7 @@ async fn quotas_follow_their_file_without_a_restart() {
             .text("/readyz")
             .await
             .unwrap()
-            .contains("the previous quotas")
+            .contains("what was in force stays so")
     })
     .await;
     over(dev.get(AGENTS).await);
