@@ -104,7 +104,7 @@ async fn an_ejection_is_shown_until_the_address_is_readmitted() {
     let ejected = || cast.value("mesh_client_addresses_ejected", "");
     assert_eq!((ejected(), cast.steps("closed", "open")), (0, 0));
     cast.acting[1].turn(unavailable());
-    cast.load(READ, 200, 16).await;
+    cast.until_ejected(READ).await;
     assert_eq!((ejected(), cast.steps("closed", "open")), (1, 1));
     eventually("a probe fails", || async {
         cast.call(READ).await.unwrap();

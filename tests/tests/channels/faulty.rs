@@ -188,7 +188,7 @@ impl Cast {
     }
 
     /// Makes calls until one of the replicas is ejected; returns how many of them failed.
-    async fn until_ejected(&self, method: &'static str) -> usize {
+    pub(super) async fn until_ejected(&self, method: &'static str) -> usize {
         let failures = AtomicUsize::new(0);
         eventually("one is ejected", || async {
             // So many at once that one that is slow gets some of them.
