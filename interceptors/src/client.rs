@@ -5,9 +5,9 @@ use crate::{
     Call, contract,
     observe::{Observe, ObserveLayer, Observed, Watch},
 };
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use std::time::Duration;
-use tars_proto::{fault, timeout};
+use tars_proto::{binary, fault, timeout};
 use tars_runtime::trace::{Kind, Scope, Span};
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
@@ -117,6 +117,10 @@ pub struct ClientWatch {
 }
 
 impl Watch for ClientWatch {
+    fn answer(&self, headers: &mut HeaderMap) {
+        binary::drop_unreadable_details(headers);
+    }
+
     fn end(self, code: Code) {
         let Some(mut span) = self.span.filter(Span::is_recording) else {
             return;

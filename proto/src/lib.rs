@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod binary;
 pub mod bounds;
 pub mod codec;
 pub mod fault;

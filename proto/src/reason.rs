@@ -87,6 +87,8 @@ reasons! {
     CONNECTION_CLOSING,
     /// The headers exceed their maximum size.
     HEADERS_TOO_LARGE,
+    /// A header whose name ends in `-bin` is not base64.
+    MALFORMED_HEADER,
     /// A certificate of the calling process is revoked.
     OWN_CERTIFICATE_REVOKED,
     /// The other service cannot be reached.

@@ -24,7 +24,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tars_proto::{fault, reason};
+use tars_proto::{binary, fault, reason};
 use tars_runtime::{
     stream::Stream,
     trace::{Parent, TRACE_ID, fresh_trace_id, id_header},
@@ -67,7 +67,17 @@ pub(super) fn refusal<B>(request: &Request<B>) -> Option<(&'static str, Response
         return Some(("content_type", refused));
     }
     let size = size_of(headers);
-    (size > MAX_HEADERS).then(|| ("headers", too_large(size, headers)))
+    if size > MAX_HEADERS {
+        return Some(("headers", too_large(size, headers)));
+    }
+    binary::unreadable(headers).map(|name| ("binary", unreadable(name, headers)))
+}
+
+/// Also where nothing would have read it: a proxy or a later version may.
+fn unreadable(name: &HeaderName, asked: &HeaderMap) -> Response<()> {
+    let message = format!("the header {name} is not base64");
+    let status = fault::status(Code::InvalidArgument, reason::MALFORMED_HEADER, &message);
+    with_trace(status.into_http(), asked)
 }
 
 fn size_of(headers: &HeaderMap) -> usize {
