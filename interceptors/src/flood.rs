@@ -1,19 +1,24 @@
 //! A coarse guard against floods, before anything expensive is done for a call. Peers that prove an
 //! identity are counted by it, whatever their address, so that nobody uses up the budget of a
-//! neighbour behind the same address; all others are counted by address. Workloads of the mesh pass,
+//! neighbour behind the same address; all others are counted by address, and ten times as much by the site of
+//! an IPv6 address: whoever has a `/48` has 65,536 addresses, as they are counted. Workloads of the mesh pass,
 //! as they are limited by identity later. The gateway is the exception, because it carries strangers.
 
 use crate::{Call, check::Check, limits::Gcra};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tars_certs::PeerClass;
 use tars_proto::{fault, reason};
-use tars_runtime::{clock::Monotonic, network::bucket};
+use tars_runtime::{
+    clock::Monotonic,
+    network::{SITE, bucket, site},
+};
 use tonic::Status;
 
 /// The flood guard of one listener. Clones share its budgets.
 #[derive(Debug, Clone)]
 pub struct FloodGuard {
     limiter: Arc<Gcra>,
+    sites: Arc<Gcra>,
 }
 
 /// The party to which a call is charged.
@@ -46,9 +51,10 @@ impl FloodGuard {
     /// Creates a guard that admits `per_second` calls of each identity or address.
     pub fn new(per_second: u32) -> Self {
         // The burst is a quarter of the limit, which over four seconds is one second's worth.
-        let limiter = Gcra::new(per_second.saturating_mul(4), Duration::from_secs(4));
+        let of = |per_second: u32| Gcra::new(per_second.saturating_mul(4), Duration::from_secs(4));
         Self {
-            limiter: Arc::new(limiter),
+            limiter: Arc::new(of(per_second)),
+            sites: Arc::new(of(per_second.saturating_mul(SITE))),
         }
     }
 
@@ -58,7 +64,17 @@ impl FloodGuard {
     ///
     /// `RESOURCE_EXHAUSTED` with [`reason::FLOOD`] when the address has used up its budget.
     pub fn admit(&self, client: IpAddr, now: Monotonic) -> Result<(), Status> {
-        self.charge(Subject::Address(bucket(client)), now)
+        self.charge(Subject::Address(bucket(client)), now)?;
+        self.charge_site(client, now)
+    }
+
+    /// What its addresses are refused is not charged to a site.
+    fn charge_site(&self, client: IpAddr, now: Monotonic) -> Result<(), Status> {
+        let exhausted = |retry| fault::exhausted(reason::FLOOD, "address", retry);
+        match site(client) {
+            Some(site) => self.sites.take(site, now).map_err(exhausted),
+            None => Ok(()),
+        }
     }
 
     fn charge(&self, subject: Subject<'_>, now: Monotonic) -> Result<(), Status> {
@@ -69,7 +85,11 @@ impl FloodGuard {
 
 impl Check for FloodGuard {
     fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
-        Subject::of(call).map_or(Ok(()), |subject| self.charge(subject, call.arrived))
+        match Subject::of(call) {
+            Some(Subject::Address(_)) => self.admit(call.client, call.arrived),
+            Some(subject) => self.charge(subject, call.arrived),
+            None => Ok(()),
+        }
     }
 }
 
@@ -116,6 +136,21 @@ mod tests {
         assert_eq!(passed(&guard, PeerClass::Gateway, "/gateway", one), 10);
         assert_eq!(passed(&guard, PeerClass::Gateway, "/gateway", one), 0);
         assert_eq!(passed(&guard, PeerClass::Gateway, "/gateway", other), 10);
+    }
+
+    #[test]
+    fn a_site_has_ten_times_the_budget_of_an_address_however_many_it_uses() {
+        let guard = guard();
+        let passed = |n: u16| {
+            let client = IpAddr::from([0x2001, 0xdb8, 1, n, 0, 0, 0, n]);
+            let admit = || guard.admit(client, Monotonic::default());
+            (0..1000).take_while(|_| admit().is_ok()).count()
+        };
+        let of_each: Vec<usize> = (0..40).map(passed).collect();
+        assert_eq!(of_each[..10], [10; 10]);
+        assert_eq!(of_each[10..], [0; 30]);
+        let other = IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1]);
+        assert!(guard.admit(other, Monotonic::default()).is_ok());
     }
 
     #[test]

@@ -80,6 +80,17 @@ impl Outcome {
         self.refusal().is_none()
     }
 
+    /// Adds what the site of an address has left: the address is told of the one that leaves less.
+    fn with_site(mut self, site: Option<(Limit, Decision)>) -> Self {
+        if let Some((limit, decision)) = site
+            && self.class.1.passed()
+            && (!decision.passed() || decision.remaining < self.class.1.remaining)
+        {
+            self.class = (limit, decision);
+        }
+        self
+    }
+
     fn all(&self) -> impl Iterator<Item = &(Limit, Decision)> {
         std::iter::once(&self.class).chain(&self.budget)
     }
@@ -97,6 +108,49 @@ impl Outcome {
         let allowance = format!("{calls} calls in {seconds} s");
         let name = limit.name.as_str();
         Err(fault::rate_limited(name, &allowance, decision.retry))
+    }
+}
+
+/// What belongs to each limit of a call.
+#[derive(Debug, Clone, Copy)]
+struct Each<T> {
+    class: T,
+    site: Option<T>,
+    budget: Option<T>,
+}
+
+impl<T> Each<T> {
+    /// What a call is charged to that has one limit.
+    fn one(class: T) -> Self {
+        Self {
+            class,
+            site: None,
+            budget: None,
+        }
+    }
+
+    fn map<U>(&self, of: impl Fn(&T) -> U) -> Each<U> {
+        Each {
+            class: of(&self.class),
+            site: self.site.as_ref().map(&of),
+            budget: self.budget.as_ref().map(&of),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &T> {
+        std::iter::once(&self.class)
+            .chain(&self.site)
+            .chain(&self.budget)
+    }
+}
+
+impl<'a> Charges<'a> {
+    fn each(&self) -> Each<Charge<'a>> {
+        Each {
+            class: self.class,
+            site: self.site,
+            budget: self.budget,
+        }
     }
 }
 

@@ -12,6 +12,18 @@ pub fn bucket(addr: IpAddr) -> u64 {
     }
 }
 
+/// Returns one number for each IPv6 `/48`, which is what one site commonly has, and may use any `/64` of;
+/// `None` for an IPv4 address.
+pub fn site(addr: IpAddr) -> Option<u64> {
+    match addr.to_canonical() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => Some((v6.to_bits() >> 80) as u64),
+    }
+}
+
+/// How many times as much as an address its whole [`site`] may do.
+pub const SITE: u32 = 10;
+
 /// Why a text is not a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
@@ -158,6 +170,14 @@ mod tests {
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+
+    #[test]
+    fn the_networks_of_one_customer_are_one_site() {
+        let of = |text: &str| site(addr(text));
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:2:2::1"));
+        assert_eq!((of("10.0.0.1"), of("::ffff:10.0.0.1")), (None, None));
     }
 
     #[test]

@@ -1,15 +1,4 @@
 //! Limits that replicas count together, over a Redis server that is killed, frozen and emptied.
-//!
-//! Rows of the catalogue of attacks on limits, by their ids:
-//!
-//! | Id | Test |
-//! |---|---|
-//! | R1 | `parallel_tries_over_four_replicas_pass_exactly_as_often_as_the_limit_says` |
-//! | R4 | `a_server_that_is_killed_opens_no_limit_and_learns_what_was_spent` |
-//! | R5, R7 | `a_server_that_hangs_opens_no_limit_and_learns_what_was_spent` |
-//! | R6 | `a_server_that_has_forgotten_its_scripts_is_asked_again`, `a_key_that_is_something_else_is_no_error` |
-//! | R8, R9 | `callers_have_no_part_in_the_names_of_keys_and_every_key_expires` |
-//! | R11 | `a_call_that_one_limit_refuses_is_charged_to_none` |
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +13,8 @@ use tars_interceptors::limits::{
     Charge, Charges, Limit, LimitName, Outcome, Over, RateLimiter, Subject,
 };
 use tars_runtime::{
-    bus::Server, clock::Clock, config::Limits, health::Condition, metrics::Metrics, seeds::Seeds,
+    bus::Server, clock::Clock, config::Limits, health::Condition, metrics::Metrics, network::SITE,
+    seeds::Seeds,
 };
 use tars_tests::{TestMesh, config, eventually, redis::Redis, refusal};
 use tokio_util::task::AbortOnDropHandle;
@@ -114,6 +104,7 @@ fn alone(limit: Limit, who: &str) -> Charges<'_> {
             limit,
             subject: Subject::Name(who),
         },
+        site: None,
         budget: None,
     }
 }
@@ -273,17 +264,103 @@ async fn a_server_that_has_forgotten_its_scripts_is_asked_again() {
     .await;
 }
 
+/// Puts a list where the one count of the server is.
+fn replace_the_count(redis: &Redis) {
+    let key = keys(redis);
+    let key = key.iter().find(|key| key.contains(":limit:")).unwrap();
+    command(redis, &format!("DEL {key}\r\nLPUSH {key} x"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: cargo xtask test"]
 async fn a_key_that_is_something_else_is_no_error() {
+    for forgets_scripts in [false, true] {
+        let redis = Redis::start();
+        let replicas = replicas(&redis, 1).await;
+        assert_eq!(replicas[0].passed(&alone(BUDGET, "ada"), 1).await, 1);
+        replace_the_count(&redis);
+        if forgets_scripts {
+            command(&redis, "SCRIPT FLUSH");
+        }
+        let passed = replicas[0].passed(&alone(BUDGET, "ada"), 50).await;
+        assert_eq!(passed, 7 - 1, "limited by the replica itself");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: cargo xtask test"]
+async fn a_server_that_has_forgotten_everything_gives_one_more_limit_at_most() {
     let redis = Redis::start();
-    let replicas = replicas(&redis, 1).await;
-    assert_eq!(replicas[0].passed(&alone(BUDGET, "ada"), 1).await, 1);
-    let key = keys(&redis);
-    let key = key.iter().find(|key| key.contains(":limit:")).unwrap();
-    command(&redis, &format!("DEL {key}\r\nLPUSH {key} x"));
-    let passed = replicas[0].passed(&alone(BUDGET, "ada"), 50).await;
-    assert!(passed <= 7, "limited by the replica itself: {passed}");
+    let replicas = replicas(&redis, 2).await;
+    let charges = alone(BUDGET, "ada");
+    assert_eq!(replicas[0].passed(&charges, 5).await, 5);
+    command(&redis, "FLUSHALL\r\nSCRIPT FLUSH");
+    let mut passed = 0;
+    for n in 0..100 {
+        passed += replicas[n % 2].passed(&charges, 1).await;
+    }
+    assert!(passed <= 7, "{passed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: cargo xtask test"]
+async fn a_server_that_refuses_to_write_opens_no_limit() {
+    for (fault, cure) in [
+        ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
+    ] {
+        let redis = Redis::start();
+        let replicas = replicas(&redis, 2).await;
+        let charges = alone(BUDGET, "ada");
+        assert_eq!(replicas[0].passed(&charges, 3).await, 3);
+        assert!(command(&redis, fault).contains("+OK"), "{fault}");
+        let first = replicas[0].passed(&charges, 50).await;
+        let second = replicas[1].passed(&charges, 50).await;
+        assert_eq!((first, second), (4 - 3, 4), "{fault}: their shares");
+        assert!(command(&redis, cure).contains("+OK"), "{cure}");
+        for replica in &replicas {
+            replica.connected().await;
+        }
+        let mut after = 0;
+        for n in 0..100 {
+            after += replicas[n % 2].passed(&charges, 1).await;
+        }
+        assert!(3 + first + second + after <= 2 * 7, "{cure}: {after}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: cargo xtask test"]
+async fn the_addresses_of_a_site_share_a_limit_over_replicas() {
+    let redis = Redis::start();
+    let replicas = replicas(&redis, 2).await;
+    let limit = Limit::new(LimitName::Public, 2, HOUR);
+    let site = Limit {
+        calls: 2 * SITE,
+        ..limit
+    };
+    let by_address = |address| Charges {
+        class: Charge {
+            limit,
+            subject: Subject::Address(address),
+        },
+        site: Some(Charge {
+            limit: site,
+            subject: Subject::Site(7),
+        }),
+        budget: None,
+    };
+    let mut passed = 0;
+    for address in 0..30 {
+        let charges = by_address(address);
+        passed += replicas[address as usize % 2].passed(&charges, 3).await;
+    }
+    assert_eq!(passed, 20);
+    let elsewhere = Charges {
+        site: None,
+        ..by_address(99)
+    };
+    assert_eq!(replicas[0].passed(&elsewhere, 3).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 //! until it has caught up.
 
 use super::{
-    Charge, Charges, Decision, Limit, Outcome,
+    Charge, Charges, Decision, Each, Limit, Outcome,
     bounded::{Bounded, Keys},
 };
 use std::{collections::VecDeque, hash::Hash, time::Duration};
@@ -74,27 +74,31 @@ impl Local {
 
     /// Charges all limits of a call, or none.
     pub(super) fn charge(&self, charges: &Charges<'_>, now: Monotonic) -> Outcome {
-        let class = (charges.class.limit, self.key(&charges.class));
-        let budget = charges.budget.map(|b| (b.limit, self.key(&b)));
-        self.charge_keys(class, budget, now)
+        let each = charges.each();
+        self.charge_keys(&each.map(|charge| (charge.limit, self.key(charge))), now)
     }
 
-    pub(super) fn charge_keys(
-        &self,
-        class: (Limit, u64),
-        budget: Option<(Limit, u64)>,
-        now: Monotonic,
-    ) -> Outcome {
-        let mut outcome = Outcome::of(class.0, self.take(class.0, class.1, now));
-        let Some((limit, key)) = budget.filter(|_| outcome.passed()) else {
+    pub(super) fn charge_keys(&self, each: &Each<(Limit, u64)>, now: Monotonic) -> Outcome {
+        let take = |(limit, key): (Limit, u64)| (limit, self.take(limit, key, now));
+        let give_back = |(limit, key): (Limit, u64)| self.give_back(limit, key, now);
+        let (limit, class) = take(each.class);
+        let mut outcome = Outcome::of(limit, class);
+        if !outcome.passed() {
             return outcome;
-        };
-        let decision = self.take(limit, key, now);
-        if !decision.passed() {
-            self.give_back(class.0, class.1, now);
+        }
+        outcome = outcome.with_site(each.site.map(take));
+        if !outcome.passed() {
+            give_back(each.class);
+            return outcome;
+        }
+        outcome.budget = each.budget.map(take);
+        if !outcome.passed() {
+            give_back(each.class);
+            if let Some(site) = each.site {
+                give_back(site);
+            }
             outcome.class.1.remaining += 1;
         }
-        outcome.budget = Some((limit, decision));
         outcome
     }
 

@@ -14,7 +14,7 @@ use tars_credentials::Credential;
 use tars_proto::table::{Budget, RateClass};
 use tars_runtime::{
     config::Limits,
-    network::{Network, bucket},
+    network::{Network, SITE, bucket, site},
     rate::Rate,
 };
 
@@ -134,6 +134,8 @@ pub enum Subject<'a> {
     Key(&'a str),
     /// An address, or the network of one; see [`bucket`].
     Address(u64),
+    /// The networks of one customer; see [`site`].
+    Site(u64),
 }
 
 /// One call, charged to one limit.
@@ -145,11 +147,14 @@ pub struct Charge<'a> {
     pub subject: Subject<'a>,
 }
 
-/// What a call is charged to, together or not at all: its class, and a budget where its method names one.
+/// What a call is charged to, together or not at all: its class, also for the client's site where it counts
+/// addresses, and a budget where its method names one.
 #[derive(Debug, Clone, Copy)]
 pub struct Charges<'a> {
     /// The limit of its class.
     pub class: Charge<'a>,
+    /// The same for the whole site of an IPv6 address, ten times as large.
+    pub site: Option<Charge<'a>>,
     /// A further limit, which is always exact.
     pub budget: Option<Charge<'a>>,
 }
@@ -255,7 +260,15 @@ impl Plan {
             User => self.of_caller(class, call),
             other => self.of_peer(other, call),
         };
-        Charges { class, budget }
+        let site = match class.subject {
+            Subject::Address(_) => of_site(class.limit, call),
+            _ => None,
+        };
+        Charges {
+            class,
+            site,
+            budget,
+        }
     }
 
     fn of_address<'c>(&self, name: LimitName, call: &'c Call) -> Charge<'c> {
@@ -296,6 +309,17 @@ impl Plan {
             subject: Subject::Name(call.peer.name()),
         }
     }
+}
+
+/// What the site of an address is charged for it.
+fn of_site<'c>(limit: Limit, call: &Call) -> Option<Charge<'c>> {
+    site(call.client).map(|site| Charge {
+        limit: Limit {
+            calls: limit.calls.saturating_mul(SITE),
+            ..limit
+        },
+        subject: Subject::Site(site),
+    })
 }
 
 fn own(of: &HashMap<String, Vec<Limit>>, who: &str, name: LimitName) -> Option<Limit> {

@@ -25,6 +25,7 @@ pub(super) fn key(server: &Server, charge: &Charge<'_>) -> String {
         Subject::Name(name) => (b"name", name.as_bytes()),
         Subject::Key(id) => (b"key", id.as_bytes()),
         Subject::Address(address) => (b"address", &address.to_be_bytes()),
+        Subject::Site(site) => (b"site", &site.to_be_bytes()),
     };
     let mut digest = Sha256::new();
     for part in [charge.limit.name.as_str().as_bytes(), kind, who] {

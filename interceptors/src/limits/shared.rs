@@ -9,7 +9,7 @@
 //! server's count before it decides again.
 
 use super::{
-    Charge, Charges, Charging, Decision, Limit, Outcome,
+    Charge, Charges, Charging, Decision, Each, Limit, Outcome,
     bounded::Bounded,
     breaker::Guarded,
     debts::Debts,
@@ -120,12 +120,9 @@ impl Shared {
             if let Some(refused) = self.known_refusal(charges, now) {
                 return Charging::Ready(refused);
             }
-            let keyed = self.keyed(class);
-            let budget = charges.budget.map(|b| self.keyed(&b));
+            let each = charges.each().map(|charge| self.keyed(charge));
             let (this, server) = (Arc::clone(self), Arc::clone(server));
-            return Charging::Remote(Box::pin(
-                async move { this.exact(&server, keyed, budget).await },
-            ));
+            return Charging::Remote(Box::pin(async move { this.exact(&server, each).await }));
         }
         self.charge_volume(server, charges, now)
     }
@@ -172,51 +169,43 @@ impl Shared {
 
     /// Decides by this process's count, with its share of each limit; what passes is owed.
     fn alone(&self, charges: &Charges<'_>, now: Monotonic) -> Outcome {
-        let class = self.keyed(&charges.class);
-        let budget = charges.budget.map(|b| self.keyed(&b));
-        self.without(&class, budget.as_ref(), Missed::NotRun, now)
+        let each = charges.each().map(|charge| self.keyed(charge));
+        self.without(&each, Missed::NotRun, now)
     }
 
     /// Decides by this process's count. What passes is owed, unless the server may have counted it.
-    fn without(
-        &self,
-        class: &Keyed,
-        budget: Option<&Keyed>,
-        missed: Missed,
-        now: Monotonic,
-    ) -> Outcome {
-        let outcome = self.by_share(class, budget, now);
+    fn without(&self, each: &Each<Keyed>, missed: Missed, now: Monotonic) -> Outcome {
+        let outcome = self.by_share(each, now);
         if outcome.passed() && missed == Missed::NotRun {
-            for keyed in std::iter::once(class).chain(budget) {
+            for keyed in each.iter() {
                 self.debts.add(&keyed.limit, keyed.remote.clone(), now);
             }
         }
         outcome
     }
 
-    fn by_share(&self, class: &Keyed, budget: Option<&Keyed>, now: Monotonic) -> Outcome {
+    fn by_share(&self, each: &Each<Keyed>, now: Monotonic) -> Outcome {
         self.by_itself.inc();
         let replicas = self.replicas();
         let share = |keyed: &Keyed| (keyed.limit.share(replicas), keyed.local);
-        let budget = budget.map(share);
-        self.local.charge_keys(share(class), budget, now)
+        self.local.charge_keys(&each.map(share), now)
     }
 
-    async fn exact(&self, server: &Guarded, class: Keyed, budget: Option<Keyed>) -> Outcome {
-        let all: Vec<&Keyed> = std::iter::once(&class).chain(&budget).collect();
+    async fn exact(&self, server: &Guarded, each: Each<Keyed>) -> Outcome {
+        let all: Vec<&Keyed> = each.iter().collect();
         let decisions = match self.charge_logs(server, &all).await {
             Ok(decisions) => decisions,
             Err(missed) => {
                 let now = self.clock.monotonic();
-                return self.without(&class, budget.as_ref(), missed, now);
+                return self.without(&each, missed, now);
             }
         };
         let mut decided = all.iter().map(|keyed| keyed.limit).zip(decisions);
-        let class = decided.next().expect("a decision for each limit");
-        Outcome {
-            class,
-            budget: decided.next(),
-        }
+        let (limit, class) = decided.next().expect("a decision for each limit");
+        let site = each.site.as_ref().and_then(|_| decided.next());
+        let mut outcome = Outcome::of(limit, class).with_site(site);
+        outcome.budget = decided.next();
+        outcome
     }
 
     async fn volume(
@@ -234,7 +223,10 @@ impl Shared {
                 let now = self.clock.monotonic();
                 match asked {
                     Ok(grant) => (self.leases.granted(&ask, grant, now), true),
-                    Err(missed) => (self.without(&class, None, missed, now).class.1, false),
+                    Err(missed) => {
+                        let alone = self.without(&Each::one(class.clone()), missed, now);
+                        (alone.class.1, false)
+                    }
                 }
             }
         };
@@ -244,15 +236,16 @@ impl Shared {
         };
         let asked = self.charge_logs(server, &[&budget]).await;
         let now = self.clock.monotonic();
+        let limit = budget.limit;
         let decided = match asked.map(|decisions| decisions[0]) {
             Ok(decided) => decided,
-            Err(missed) => self.without(&budget, None, missed, now).class.1,
+            Err(missed) => self.without(&Each::one(budget), missed, now).class.1,
         };
         if leased && !decided.passed() {
             self.leases.give_back(class.sized, now);
             outcome.class.1.remaining += 1;
         }
-        outcome.budget = Some((budget.limit, decided));
+        outcome.budget = Some((limit, decided));
         outcome
     }
 
@@ -313,17 +306,18 @@ impl Shared {
 
     /// A refusal that the server has made, and that no call can have ended since.
     fn known_refusal(&self, charges: &Charges<'_>, now: Monotonic) -> Option<Outcome> {
-        let class = &charges.class;
-        let key = self.local.sized_key(class);
-        let refused = self.refused.peek(key, |refused| *refused)?;
-        (now < refused.until).then(|| {
-            let retry = refused.until.since(now);
-            let decision = Decision {
-                remaining: 0,
-                reset: refused.reset_at.since(now),
-                retry,
-            };
-            Outcome::of(class.limit, decision)
+        let mut by_client = std::iter::once(&charges.class).chain(&charges.site);
+        by_client.find_map(|charge| {
+            let key = self.local.sized_key(charge);
+            let refused = self.refused.peek(key, |refused| *refused)?;
+            (now < refused.until).then(|| {
+                let decision = Decision {
+                    remaining: 0,
+                    reset: refused.reset_at.since(now),
+                    retry: refused.until.since(now),
+                };
+                Outcome::of(charge.limit, decision)
+            })
         })
     }
 

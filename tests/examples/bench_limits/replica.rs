@@ -65,6 +65,7 @@ pub(crate) fn charges(limit: Limit, who: &str) -> Charges<'_> {
     let subject = Subject::Name(who);
     Charges {
         class: Charge { limit, subject },
+        site: None,
         budget: None,
     }
 }

@@ -105,6 +105,7 @@ fn a_call_that_one_limit_refuses_is_charged_to_none() {
         let (local, budget) = (Local::new(), Limit::new(LimitName::Identity, 3, MINUTE));
         let both = Charges {
             class: charge(class),
+            site: None,
             budget: Some(charge(budget)),
         };
         let outcomes: Vec<_> = (0..50).map(|_| local.charge(&both, T)).collect();
@@ -120,6 +121,36 @@ fn a_call_that_one_limit_refuses_is_charged_to_none() {
         assert_eq!(left.count(), 97);
         assert!(!local.charge(&both, T).passed());
     }
+}
+
+#[test]
+fn a_client_that_rotates_within_its_site_has_ten_times_the_limit() {
+    let (local, limit) = (Local::new(), exact(2, MINUTE));
+    let by_address = |address| Charges {
+        class: Charge {
+            limit,
+            subject: Subject::Address(address),
+        },
+        site: Some(Charge {
+            limit: exact(20, MINUTE),
+            subject: Subject::Site(7),
+        }),
+        budget: None,
+    };
+    // What an address is refused is not charged to the site.
+    let tries = (0..30).flat_map(|address| [address; 5]);
+    let outcomes: Vec<_> = tries
+        .map(|address| local.charge(&by_address(address), T))
+        .collect();
+    assert_eq!(outcomes.iter().filter(|o| o.passed()).count(), 20);
+    let (limit, last) = outcomes.last().unwrap().class;
+    assert_eq!((limit.calls, last.retry), (20, MINUTE), "the site's");
+    // Nor is what the site is refused charged to an address.
+    let elsewhere = Charges {
+        site: None,
+        ..by_address(29)
+    };
+    assert!(local.charge(&elsewhere, T).passed() && local.charge(&elsewhere, T).passed());
 }
 
 #[test]
