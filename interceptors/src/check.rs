@@ -81,7 +81,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// The future of [`Checked`].
+    /// The future of a layer that lets a call pass or answers in its place.
     pub struct CheckFuture<F> {
         #[pin]
         state: State<F>,

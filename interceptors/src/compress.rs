@@ -13,7 +13,7 @@
 mod gzip;
 mod messages;
 
-use crate::Call;
+use crate::{Call, check::CheckFuture};
 use bytes::Bytes;
 use gzip::{Fault, Progress, Work};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -111,7 +111,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = CompressFuture<S::Future>;
+    type Future = CheckFuture<Packing<S::Future>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -121,7 +121,7 @@ where
         let call = Call::in_extensions(request.extensions());
         let may_pack = call.is_some_and(|call| !call.method.secret);
         let request = match Encoding::of(request.headers(), may_pack) {
-            Err(status) => return CompressFuture::refused(status),
+            Err(status) => return CheckFuture::refused(status),
             Ok(Encoding::Identity) => request,
             Ok(Encoding::Gzip) => {
                 // What follows sees messages that are not packed.
@@ -131,60 +131,36 @@ where
             }
         };
         let pack = may_pack && accepts_gzip(request.headers());
-        CompressFuture {
-            state: State::Running {
-                inner: self.inner.call(request),
-                pack,
-            },
-        }
+        CheckFuture::passed(Packing {
+            inner: self.inner.call(request),
+            pack,
+        })
     }
 }
 
 pin_project! {
-    #[project = Projected]
-    enum State<F> {
-        Running { #[pin] inner: F, pack: bool },
-        Refused { status: Option<Status> },
-    }
-}
-
-pin_project! {
-    /// The future of [`Compress`].
-    pub struct CompressFuture<F> {
+    /// Packs the response that a future resolves to, where the client accepts that.
+    pub struct Packing<F> {
         #[pin]
-        state: State<F>,
+        inner: F,
+        pack: bool,
     }
 }
 
-impl<F> CompressFuture<F> {
-    fn refused(status: Status) -> Self {
-        Self {
-            state: State::Refused {
-                status: Some(status),
-            },
-        }
-    }
-}
-
-impl<F, E> Future for CompressFuture<F>
+impl<F, E> Future for Packing<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            Projected::Refused { status } => {
-                let status = status
-                    .take()
-                    .expect("a future is not polled after it is ready");
-                Poll::Ready(Ok(status.into_http()))
-            }
-            Projected::Running { inner, pack } => {
-                let response = ready!(inner.poll(cx))?;
-                Poll::Ready(Ok(if *pack { packed(response) } else { response }))
-            }
-        }
+        let this = self.project();
+        let response = ready!(this.inner.poll(cx))?;
+        Poll::Ready(Ok(if *this.pack {
+            packed(response)
+        } else {
+            response
+        }))
     }
 }
 

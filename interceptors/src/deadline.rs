@@ -8,7 +8,7 @@
 //!
 //! The timer is created only when a call has to wait, which most unary calls never do.
 
-use crate::Call;
+use crate::{Call, check::CheckFuture};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use pin_project_lite::pin_project;
@@ -83,7 +83,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = DeadlineFuture<S::Future>;
+    type Future = CheckFuture<Timed<S::Future>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -91,27 +91,25 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let Some(call) = Call::in_extensions(request.extensions()).map(Arc::clone) else {
-            return DeadlineFuture::refused(Status::internal("the call has no record"));
+            return CheckFuture::refused(Status::internal("the call has no record"));
         };
         match decide(&call, request.headers()) {
             // The call has just begun: the clock is not read again.
-            Ok(Some(at)) if at <= call.started => DeadlineFuture::refused(timeout::expired()),
+            Ok(Some(at)) if at <= call.started => CheckFuture::refused(timeout::expired()),
             Ok(at) => {
                 if let Some(at) = at {
                     call.set_deadline(at);
                 }
                 let streams = call.method.server_streaming;
                 let begun = call.started.checked_add(self.open).filter(|_| streams);
-                DeadlineFuture {
-                    state: State::Running {
-                        inner: self.inner.call(request),
-                        timer: Timer::new([at, begun].into_iter().flatten().min()),
-                        deadline: at,
-                        streams,
-                    },
-                }
+                CheckFuture::passed(Timed {
+                    inner: self.inner.call(request),
+                    timer: Timer::new([at, begun].into_iter().flatten().min()),
+                    deadline: at,
+                    streams,
+                })
             }
-            Err(status) => DeadlineFuture::refused(status),
+            Err(status) => CheckFuture::refused(status),
         }
     }
 }
@@ -127,90 +125,55 @@ impl Timer {
         Self { at, sleep: None }
     }
 
-    /// Whether time is up. Called only when the call has to wait.
-    fn is_up(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Ready when time is up. Called only when the call has to wait.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else {
-            return false;
+            return Poll::Pending;
         };
         let sleep = self
             .sleep
             .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-        sleep.as_mut().poll(cx).is_ready()
+        sleep.as_mut().poll(cx)
     }
 }
 
 pin_project! {
-    #[project = Projected]
-    enum State<F> {
-        Running { #[pin] inner: F, timer: Timer, deadline: Option<Instant>, streams: bool },
-        Refused { status: Option<Status> },
-    }
-}
-
-pin_project! {
-    /// The future of [`Deadline`].
-    pub struct DeadlineFuture<F> {
+    /// A call that has until its deadline.
+    pub struct Timed<F> {
         #[pin]
-        state: State<F>,
+        inner: F,
+        timer: Timer,
+        deadline: Option<Instant>,
+        streams: bool,
     }
 }
 
-impl<F> DeadlineFuture<F> {
-    fn refused(status: Status) -> Self {
-        Self {
-            state: State::Refused {
-                status: Some(status),
-            },
-        }
-    }
-}
-
-impl<F, E> Future for DeadlineFuture<F>
+impl<F, E> Future for Timed<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            Projected::Refused { status } => {
-                let status = status
-                    .take()
-                    .expect("a future is not polled after it is ready");
-                Poll::Ready(Ok(status.into_http()))
-            }
-            Projected::Running {
-                inner,
-                timer,
-                deadline,
-                streams,
-            } => {
-                if let Some(at) = *deadline {
-                    Stream::set_deadline(at);
-                }
-                let Poll::Ready(result) = inner.poll(cx) else {
-                    return if timer.is_up(cx) {
-                        let late = deadline.is_some_and(|at| at <= Instant::now());
-                        let status = if late {
-                            timeout::expired()
-                        } else {
-                            not_begun()
-                        };
-                        Poll::Ready(Ok(status.into_http()))
-                    } else {
-                        Poll::Pending
-                    };
-                };
-                let (at, streams) = (*deadline, *streams);
-                Poll::Ready(result.map(|r| {
-                    if streams && at.is_some() {
-                        r.map(|b| bound(b, at))
-                    } else {
-                        r
-                    }
-                }))
-            }
+        let this = self.project();
+        if let Some(at) = *this.deadline {
+            Stream::set_deadline(at);
         }
+        let Poll::Ready(result) = this.inner.poll(cx) else {
+            ready!(this.timer.poll(cx));
+            let late = this.deadline.is_some_and(|at| at <= Instant::now());
+            let status = if late {
+                timeout::expired()
+            } else {
+                not_begun()
+            };
+            return Poll::Ready(Ok(status.into_http()));
+        };
+        let bounded = this.deadline.is_some() && *this.streams;
+        Poll::Ready(match bounded {
+            true => result.map(|r| r.map(|body| bound(body, *this.deadline))),
+            false => result,
+        })
     }
 }
 
@@ -243,11 +206,7 @@ impl http_body::Body for DeadlineBody {
         if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
             return Poll::Ready(frame);
         }
-        ready!(if this.timer.is_up(cx) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        });
+        ready!(this.timer.poll(cx));
         this.inner = None;
         let mut trailers = HeaderMap::new();
         trailers.insert(
