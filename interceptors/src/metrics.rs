@@ -14,6 +14,7 @@ use prometheus_client::{
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tars_proto::{
     fault,
@@ -128,19 +129,19 @@ impl CallMetrics {
 
 impl Inner {
     /// Records a call for the models. A stream is none: how long it lasts is no service time.
-    fn record(&self, call: &Call, code: Code, is_retry: bool) {
+    fn record(&self, call: &Call, code: Code, took: Duration, is_retry: bool) {
         let Some(recorder) = &self.recorded[call.method.index] else {
             return;
         };
         recorder.record(&EndedCall {
             tenant: call.owner(),
             outcome: outcome(call.refusal().is_some(), code),
-            took: call.started.elapsed(),
+            took,
             is_retry,
         });
     }
 
-    fn ended(&self, call: &Call, code: Code) {
+    fn ended(&self, call: &Call, code: Code, took: Duration) {
         let method = &call.method.path[1..];
         let usual = self.usual[call.method.index].get_or_init(|| {
             let ok = Labels {
@@ -157,7 +158,7 @@ impl Inner {
             self.refused.get_or_create(&Refusal { reason }).inc();
         }
         self.in_flight.dec();
-        usual.1.observe(call.started.elapsed().as_secs_f64());
+        usual.1.observe(took.as_secs_f64());
         if code == Code::Ok {
             usual.0.inc();
         } else {
@@ -232,8 +233,11 @@ pub struct MetricsWatch {
 
 impl Watch for MetricsWatch {
     fn end(self, code: Code) {
-        self.metrics.0.record(&self.call, code, self.is_retry);
-        self.metrics.0.ended(&self.call, code);
+        // One reading of the clock for both.
+        let took = self.call.started.elapsed();
+        let metrics = &self.metrics.0;
+        metrics.record(&self.call, code, took, self.is_retry);
+        metrics.ended(&self.call, code, took);
     }
 }
 
