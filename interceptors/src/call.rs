@@ -1,6 +1,6 @@
 //! The record of a call, which all layers share and the handler can see.
 
-use crate::places::Holder;
+use crate::{flight::Flight, holders::Holder};
 use futures_util::future::BoxFuture;
 use http::Extensions;
 use std::{
@@ -77,6 +77,7 @@ pub struct Call {
     refusal: OnceLock<String>,
     /// Where the caller's place is counted.
     holder: OnceLock<Arc<Holder>>,
+    flight: Flight,
 }
 
 thread_local! {
@@ -104,6 +105,7 @@ impl Call {
             credential: OnceLock::new(),
             refusal: OnceLock::new(),
             holder: OnceLock::new(),
+            flight: Flight::default(),
         }
     }
 
@@ -195,6 +197,11 @@ impl Call {
     pub(crate) fn set_holder(&self, holder: Arc<Holder>) {
         // Set once, by the check of the places layer.
         self.holder.set(holder).ok();
+    }
+
+    /// What the call counts for in the load of the process.
+    pub(crate) fn flight(&self) -> &Flight {
+        &self.flight
     }
 
     /// The principal that the rule requires; the peer alone, where its class is sufficient.

@@ -19,7 +19,9 @@ mod deadline;
 pub mod decide;
 #[cfg(test)]
 mod fixtures;
+mod flight;
 pub mod flood;
+mod holders;
 pub mod limits;
 pub mod metrics;
 mod observe;

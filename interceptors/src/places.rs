@@ -15,20 +15,14 @@
 //! key under one lock; every call passes here twice, so a holder is looked up once, in one of many
 //! shards, and counted with atomics.
 
-mod holders;
-mod kind;
-
-pub(crate) use holders::Holder;
-
 use crate::{
     Call,
     check::Check,
+    holders::{Holder, Holders, KINDS, Kind},
     observe::{Observe, Watch},
-    overload::{InFlight, Overload},
+    overload::Overload,
 };
-use holders::Holders;
 use http::{HeaderMap, Request};
-use kind::{KINDS, Kind};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -202,8 +196,8 @@ impl Places {
         Self(Arc::new(Inner {
             service: service.to_owned(),
             pools: KINDS.map(pool),
-            peers: Holders::new(),
-            callers: Holders::new(),
+            peers: Holders::new(overload.hasher().clone()),
+            callers: Holders::new(overload.hasher().clone()),
             refused: metrics.refused.clone(),
             overload,
         }))
@@ -214,11 +208,16 @@ impl Places {
     }
 
     fn enter(&self, call: &Arc<Call>) -> Result<Slot, Status> {
+        let overload = &self.0.overload;
+        overload.enter(call)?;
+        self.take(call).inspect_err(|_| overload.leave(call))
+    }
+
+    fn take(&self, call: &Arc<Call>) -> Result<Slot, Status> {
         let (kind, key) = (
             Kind::of(call.is_own(), call.method.server_streaming),
             Key::of_peer(call),
         );
-        let in_flight = self.0.overload.enter(call)?;
         let pool = self.pool(kind);
         let carries = call.peer.class.is_some_and(PeerClass::is_workload);
         let most = if carries {
@@ -239,7 +238,6 @@ impl Places {
             kind,
             peer,
             call: Arc::clone(call),
-            in_flight,
         })
     }
 
@@ -288,7 +286,7 @@ impl Check for Places {
             return Err(self.share_full(kind, key.subject()));
         }
         call.set_holder(holder);
-        Ok(())
+        self.0.overload.share(call)
     }
 }
 
@@ -299,15 +297,18 @@ pub struct Slot {
     kind: Kind,
     peer: Arc<Holder>,
     call: Arc<Call>,
-    /// `None` for a call that does not count towards the limit of the process.
-    in_flight: Option<InFlight>,
 }
 
 impl Watch for Slot {
+    fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let done = work();
+        self.places.0.overload.polled(&self.call);
+        done
+    }
+
     fn answer(&self, headers: &mut HeaderMap) {
-        if let Some(in_flight) = &self.in_flight {
-            in_flight.answered(&self.call, headers);
-        }
+        let caller = self.call.holder().unwrap_or(&self.peer).key();
+        self.places.0.overload.answered(&self.call, headers, caller);
     }
 
     fn end(self, _: Code) {
@@ -317,6 +318,7 @@ impl Watch for Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.places.0.overload.leave(&self.call);
         if let Some(caller) = self.call.holder() {
             caller.leave(self.kind);
         }

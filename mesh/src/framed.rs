@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tars_proto::{fault, reason};
+use tars_proto::{binary, fault, reason};
 use tars_runtime::stream::Stream;
 use tonic::{Code, Status};
 
@@ -26,15 +26,51 @@ pin_project! {
     pub struct Framed<B> {
         #[pin]
         body: B,
+        direction: Direction,
         messages: Messages,
     }
 }
 
+/// Which way the messages of a body go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// To the process. Its stream knows when it waits for them.
+    Request,
+    /// From another process, which the one that calls it waits for: that is no wait for its own client.
+    Response,
+}
+
 impl<B> Framed<B> {
-    pub(crate) fn new(body: B, max: usize) -> Self {
+    /// The body of a request that this process serves.
+    pub(crate) fn request(body: B, max: usize) -> Self {
+        Self::new(body, max, Direction::Request)
+    }
+
+    /// The body of a response to this process.
+    pub(crate) fn response(body: B, max: usize) -> Self {
+        Self::new(body, max, Direction::Response)
+    }
+
+    fn new(body: B, max: usize, direction: Direction) -> Self {
         Self {
             body,
+            direction,
             messages: Messages::new(max),
+        }
+    }
+}
+
+impl Direction {
+    fn awaited(self) {
+        if self == Self::Request {
+            Stream::request_awaited();
+        }
+    }
+
+    fn arrived(self) -> Result<(), BoxError> {
+        match self {
+            Self::Request => Stream::request_arrived(),
+            Self::Response => Ok(()),
         }
     }
 }
@@ -87,12 +123,19 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
         let Poll::Ready(frame) = this.body.poll_frame(cx) else {
-            Stream::request_awaited();
+            this.direction.awaited();
             return Poll::Pending;
         };
-        Stream::request_arrived();
+        if let Err(refused) = this.direction.arrived() {
+            return Poll::Ready(Some(Err(refused)));
+        }
         let frame = match frame {
-            Some(Ok(frame)) => frame,
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    binary::drop_unreadable_details(trailers);
+                }
+                frame
+            }
             Some(Err(e)) => return Poll::Ready(Some(Err(e.into()))),
             None => return Poll::Ready(None),
         };
@@ -112,6 +155,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::{poll, stream::pending};
+    use http_body_util::{BodyExt, StreamBody};
 
     fn message(length: u32) -> Vec<u8> {
         let mut bytes = vec![0];
@@ -136,6 +181,36 @@ mod tests {
             assert_eq!(read(&good, pieces), Ok(()), "{pieces}");
             assert_eq!(read(&bad, pieces), Err(Code::ResourceExhausted), "{pieces}");
         }
+    }
+
+    #[tokio::test]
+    async fn only_a_request_is_waited_for_as_one() {
+        Stream::scope(async {
+            let silent = || StreamBody::new(pending::<Result<Frame<Bytes>, BoxError>>());
+            let mut response = Framed::response(silent(), 10);
+            assert!(poll!(response.frame()).is_pending());
+            assert!(
+                !Stream::is_request_awaited(),
+                "another process is waited for"
+            );
+            let mut request = Framed::request(silent(), 10);
+            assert!(poll!(request.frame()).is_pending());
+            assert!(Stream::is_request_awaited());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_status_whose_details_are_no_base64_is_passed_on_without_them() {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", "5".parse().unwrap());
+        trailers.insert("grpc-status-details-bin", "!".parse().unwrap());
+        let end = [Ok::<_, BoxError>(Frame::trailers(trailers))];
+        let body = StreamBody::new(futures_util::stream::iter(end));
+        let mut response = Framed::response(body, 10);
+        let frame = response.frame().await.unwrap().unwrap();
+        let status = Status::from_header_map(frame.trailers_ref().unwrap()).unwrap();
+        assert_eq!((status.code(), status.details()), (Code::NotFound, &[][..]));
     }
 
     #[test]

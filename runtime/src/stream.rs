@@ -7,6 +7,7 @@
 use futures_util::future::BoxFuture;
 use std::{
     cell::{Cell, RefCell},
+    error::Error,
     fmt,
     task::{Context, Poll},
 };
@@ -43,6 +44,12 @@ impl Cut {
     }
 }
 
+/// Why a request that has arrived is not taken up.
+pub type Refused = Box<dyn Error + Send + Sync>;
+
+/// Decides whether a request is taken up, once what the process waited for has arrived.
+pub type Gate = Box<dyn FnOnce() -> Result<(), Refused> + Send>;
+
 /// The state of one stream. It belongs to the stream's task, so it needs no lock.
 #[derive(Default)]
 pub struct Stream {
@@ -52,6 +59,7 @@ pub struct Stream {
     waiting: Cell<bool>,
     cut: Cell<Option<Cut>>,
     awaited: Cell<bool>,
+    gate: Cell<Option<Gate>>,
     arrived: Cell<Option<Instant>>,
 }
 
@@ -100,13 +108,30 @@ impl Stream {
         Self::with(|s| s.awaited.set(true));
     }
 
+    /// Returns whether the process waits for the next piece of the request.
+    pub fn is_request_awaited() -> bool {
+        Self::with(|s| s.awaited.get()).unwrap_or(false)
+    }
+
+    /// Sets what decides about the request once the piece arrives that is awaited.
+    pub fn set_gate(gate: Gate) {
+        Self::with(|s| s.gate.set(Some(gate)));
+    }
+
     /// Records that a piece of the request has arrived. The clock is read only if the piece was waited for.
-    pub fn request_arrived() {
-        Self::with(|s| {
-            if s.awaited.replace(false) {
-                s.arrived.set(Some(Instant::now()));
+    ///
+    /// # Errors
+    ///
+    /// What the gate of [`set_gate`](Self::set_gate) refuses the request with.
+    pub fn request_arrived() -> Result<(), Refused> {
+        let gate = Self::with(|s| {
+            if !s.awaited.replace(false) {
+                return None;
             }
+            s.arrived.set(Some(Instant::now()));
+            s.gate.take()
         });
+        gate.flatten().map_or(Ok(()), |gate| gate())
     }
 
     /// Returns when the last piece of the request arrived that was waited for.
@@ -181,6 +206,22 @@ mod tests {
         .await;
         assert_eq!(*seen.lock(), Some(Cut::Stalled));
         assert_eq!(Stream::cut(), None, "outside of a stream");
+    }
+
+    #[tokio::test]
+    async fn a_gate_decides_once_about_what_was_awaited() {
+        Stream::scope(async {
+            Stream::set_gate(Box::new(|| Err("too busy".into())));
+            assert!(Stream::request_arrived().is_ok(), "nothing was awaited");
+            Stream::request_awaited();
+            assert!(Stream::is_request_awaited());
+            let refused = Stream::request_arrived().unwrap_err();
+            assert_eq!(refused.to_string(), "too busy");
+            assert!(!Stream::is_request_awaited());
+            Stream::request_awaited();
+            assert!(Stream::request_arrived().is_ok(), "it has decided");
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "calls/arrivals.rs"]
+mod arrivals;
 #[path = "calls/compression.rs"]
 mod compression;
 #[path = "calls/metadata.rs"]
@@ -24,7 +26,7 @@ use std::{
     task::{Context, Poll},
 };
 use tars::rest::Rest;
-use tars_certs::{Revocations, SpiffeId, tls};
+use tars_certs::{Identity, Revocations, SpiffeId, tls};
 use tars_proto::{
     auth::v1::{
         GetMeRequest, LoginRequest, WatchCredentialsRequest,
@@ -51,7 +53,10 @@ const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// An HTTP/2 connection of a peer, which opens this much window for each answer.
 async fn connect(mesh: &TestMesh, service: &str, peer: &str, window: u32) -> SendRequest<Body> {
-    let stream = tls_to(mesh, service, peer).await;
+    http2(tls_to(mesh, service, peer).await, window).await
+}
+
+async fn http2(stream: TlsStream<TcpStream>, window: u32) -> SendRequest<Body> {
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(window)
         .handshake(TokioIo::new(stream))
@@ -63,9 +68,12 @@ async fn connect(mesh: &TestMesh, service: &str, peer: &str, window: u32) -> Sen
 
 async fn tls_to(mesh: &TestMesh, service: &str, peer: &str) -> TlsStream<TcpStream> {
     let expected = SpiffeId::new(&mesh.config.trust.domain, &format!("/{service}")).unwrap();
-    let (identity, lists) = (mesh.identity(peer), Revocations::default());
-    let config = tls::client(&identity, expected, &lists, time()).unwrap();
-    let tcp = TcpStream::connect(mesh.target(service)).await.unwrap();
+    tls(&mesh.identity(peer), expected, &mesh.target(service)).await
+}
+
+async fn tls(identity: &Identity, expected: SpiffeId, target: &str) -> TlsStream<TcpStream> {
+    let config = tls::client(identity, expected, &Revocations::default(), time()).unwrap();
+    let tcp = TcpStream::connect(target).await.unwrap();
     tcp.set_nodelay(true).unwrap();
     let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));

@@ -1,24 +1,42 @@
-//! How long the calls of each method take, against how long they usually do.
+//! How long the calls of each method and caller take, against how long they usually do.
 //!
-//! Methods differ by orders of magnitude, so that a mean over all of them would follow what is called and not
-//! how fast it is. What is usual falls within seconds and rises within minutes, and slower still while the
-//! process is as busy as it may be: overload must not become what is usual.
+//! Methods differ by orders of magnitude, and so do the calls of one method: a page of one row, or of a
+//! thousand. A mean over all calls would follow what is asked and by whom, and one caller who asks for much
+//! would make the process look slow to everybody. So callers are compared with themselves, method by method,
+//! and the process is as slow as the median of them says: a caller moves that by one rank, whatever it sends and
+//! however often, and only more than half of them together decide it, which is the best that any estimate can
+//! do (its breakdown point; Hampel, Annals of Mathematical Statistics 42:6, 1971). Of two callers it is the
+//! faster one.
+//!
+//! Callers share a fixed number of lanes, by a hash under a secret of the process, so that memory is bounded.
+//! A caller in the lane of another spoils that one lane.
+//!
+//! What is usual falls within seconds and rises within minutes, and slower still while the
+//! process is as busy as it may be: overload must not become what is usual. As it falls faster than it rises, the
+//! means of a few calls each would pull it down to the fastest of them. So it is learned from a batch of calls
+//! at a time, however long that takes.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+/// How many lanes there are for callers.
+const LANES: usize = 32;
+/// How many calls make a batch.
+const BATCH: u64 = 32;
 /// How fast what is usual follows calls that are faster.
 const FASTER: Duration = Duration::from_secs(10);
 /// How fast it follows calls that are slower.
 const SLOWER: Duration = Duration::from_secs(600);
 /// The same while the process is as busy as it may be.
 const SLOWER_WHILE_BUSY: Duration = Duration::from_secs(7200);
+/// The longest time for which a window teaches: before its calls there was silence.
+const LONGEST: Duration = Duration::from_secs(1);
 /// The most that one call counts, in terms of the usual duration: a single one says little.
 const MOST: u64 = 8;
 
-/// The durations of one method's calls.
+/// The durations of the calls of one method in one lane.
 #[derive(Debug, Default)]
 pub(super) struct Meter {
     /// The sum of this window, in nanoseconds.
@@ -48,20 +66,21 @@ impl Meter {
         }
     }
 
-    /// Ends the window: returns the number of its calls and how slow they were, and learns from them.
-    fn close(&self, length: Duration, is_busy: bool) -> Option<(f64, f64)> {
-        let count = self.count.swap(0, Ordering::Relaxed);
-        let sum = self.sum.swap(0, Ordering::Relaxed);
-        if count == 0 {
+    /// Takes the calls of this window.
+    fn take(&self) -> Option<Calls> {
+        if self.count.load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let (count, mean) = (to_float(count), to_float(sum) / to_float(count));
-        let usual = match self.usual.load(Ordering::Relaxed) {
-            0 => mean,
-            usual => to_float(usual),
-        };
-        self.learn(usual, mean, length, is_busy);
-        Some((count, mean / usual))
+        Some(Calls {
+            count: self.count.swap(0, Ordering::Relaxed),
+            sum: self.sum.swap(0, Ordering::Relaxed),
+        })
+    }
+
+    /// What is usual, once there is such a thing.
+    fn usual(&self) -> Option<f64> {
+        let usual = self.usual.load(Ordering::Relaxed);
+        (usual > 0).then(|| to_float(usual))
     }
 
     #[expect(
@@ -69,15 +88,51 @@ impl Meter {
         clippy::cast_sign_loss,
         reason = "positive nanoseconds"
     )]
-    fn learn(&self, usual: f64, mean: f64, length: Duration, is_busy: bool) {
-        let pace = match mean > usual {
+    fn learn(&self, batch: &Batch) {
+        let mean = batch.calls.mean();
+        let usual = self.usual().unwrap_or(mean);
+        let learned = usual + (mean - usual) * batch.weight(mean > usual);
+        self.usual.store(learned.max(1.0) as u64, Ordering::Relaxed);
+    }
+}
+
+/// A number of calls, and how long all of them took, in nanoseconds.
+#[derive(Debug, Clone, Copy, Default)]
+struct Calls {
+    count: u64,
+    sum: u64,
+}
+
+impl Calls {
+    fn mean(&self) -> f64 {
+        to_float(self.sum) / to_float(self.count)
+    }
+}
+
+/// The calls from which the next is learned of what is usual.
+#[derive(Debug, Clone, Copy, Default)]
+struct Batch {
+    calls: Calls,
+    time: Duration,
+    busy: bool,
+}
+
+impl Batch {
+    fn add(&mut self, calls: Calls, length: Duration, is_busy: bool) {
+        self.calls.count += calls.count;
+        self.calls.sum = self.calls.sum.saturating_add(calls.sum);
+        self.time += length.min(LONGEST);
+        self.busy |= is_busy;
+    }
+
+    /// How much of what the batch says is adopted.
+    fn weight(&self, is_slower: bool) -> f64 {
+        let pace = match is_slower {
             false => FASTER,
-            true if is_busy => SLOWER_WHILE_BUSY,
+            true if self.busy => SLOWER_WHILE_BUSY,
             true => SLOWER,
         };
-        let part = 1.0 - (-length.as_secs_f64() / pace.as_secs_f64()).exp();
-        let learned = usual + (mean - usual) * part;
-        self.usual.store(learned.max(1.0) as u64, Ordering::Relaxed);
+        1.0 - (-self.time.as_secs_f64() / pace.as_secs_f64()).exp()
     }
 }
 
@@ -89,15 +144,83 @@ fn to_float(number: u64) -> f64 {
     number as f64
 }
 
-/// Ends a window of all methods: returns how slow the calls were on average, `None` without any.
-pub(super) fn close(meters: &[Meter], length: Duration, is_busy: bool) -> Option<f64> {
-    let each = meters
-        .iter()
-        .filter_map(|meter| meter.close(length, is_busy));
-    let (calls, slowness) = each.fold((0.0, 0.0), |(calls, sum), (count, slowness)| {
-        (calls + count, sum + count * slowness)
-    });
-    (calls > 0.0).then(|| slowness / calls)
+/// The meters of all methods and lanes: those of a lane are next to each other.
+#[derive(Debug)]
+pub(super) struct Meters {
+    each: Box<[Meter]>,
+    methods: usize,
+}
+
+/// What only the end of a window needs of them.
+#[derive(Debug)]
+pub(super) struct Learning(Box<[Batch]>);
+
+/// Creates the meters of so many methods.
+pub(super) fn of(methods: usize) -> (Meters, Learning) {
+    let each = (0..methods * LANES).map(|_| Meter::default()).collect();
+    let batches = vec![Batch::default(); methods * LANES];
+    (Meters { each, methods }, Learning(batches.into()))
+}
+
+impl Meters {
+    /// The meter of a method and a caller, whose key is a hash.
+    ///
+    /// # Panics
+    ///
+    /// When there are fewer methods.
+    pub(super) fn of(&self, method: usize, caller: u64) -> &Meter {
+        let lane = usize::try_from(caller % LANES as u64).unwrap_or(0);
+        &self.each[lane * self.methods + method]
+    }
+}
+
+impl Learning {
+    /// Ends a window: returns how slow its calls were, `None` as long as nothing is known of what is usual,
+    /// and learns from them.
+    pub(super) fn close(
+        &mut self,
+        meters: &Meters,
+        length: Duration,
+        is_busy: bool,
+    ) -> Option<f64> {
+        let methods = meters.methods.max(1);
+        let lanes = meters.each.chunks(methods).zip(self.0.chunks_mut(methods));
+        let slowness = lanes.filter_map(|(meters, batches)| {
+            close_lane(meters, batches, |batch, calls| {
+                batch.add(calls, length, is_busy);
+            })
+        });
+        median(slowness.collect())
+    }
+}
+
+/// Ends the window of one lane: how slow its calls were on average.
+fn close_lane(
+    meters: &[Meter],
+    batches: &mut [Batch],
+    add: impl Fn(&mut Batch, Calls),
+) -> Option<f64> {
+    let (mut all, mut sum) = (0.0, 0.0);
+    for (meter, batch) in meters.iter().zip(batches) {
+        let Some(calls) = meter.take() else {
+            continue;
+        };
+        if let Some(usual) = meter.usual() {
+            all += to_float(calls.count);
+            sum += to_float(calls.sum) / usual;
+        }
+        add(batch, calls);
+        if batch.calls.count >= BATCH {
+            meter.learn(&std::mem::take(batch));
+        }
+    }
+    (all > 0.0).then(|| sum / all)
+}
+
+/// The lower one of two in the middle.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    let middle = values.len().checked_sub(1)? / 2;
+    Some(*values.select_nth_unstable_by(middle, f64::total_cmp).1)
 }
 
 #[cfg(test)]
@@ -110,20 +233,48 @@ mod tests {
         Duration::from_millis(n)
     }
 
-    /// A window of one second with calls that take so many milliseconds each.
-    fn window(meters: &[Meter], took: &[u64], is_busy: bool) -> Option<f64> {
-        for (meter, took) in meters.iter().zip(took) {
-            for _ in 0..100 {
-                meter.record(millis(*took));
-            }
-        }
-        close(meters, SECOND, is_busy)
+    /// Two methods, of which the first usually takes a millisecond and the second half a second, whoever calls.
+    struct Fixture {
+        meters: Meters,
+        learning: Learning,
     }
 
-    fn meters() -> [Meter; 2] {
-        let meters = [Meter::default(), Meter::default()];
-        assert_eq!(window(&meters, &[1, 500], false), Some(1.0));
-        meters
+    impl Fixture {
+        fn new(callers: u64) -> Self {
+            let (meters, learning) = of(2);
+            let mut fixture = Self { meters, learning };
+            for caller in 0..callers {
+                fixture.record(0, caller, 100, 1);
+                fixture.record(1, caller, 100, 500);
+            }
+            assert_eq!(fixture.close(false), None, "nothing is usual yet");
+            fixture
+        }
+
+        /// So many calls, which take so many milliseconds each.
+        fn record(&self, method: usize, caller: u64, calls: usize, took: u64) {
+            for _ in 0..calls {
+                self.meters.of(method, caller).record(millis(took));
+            }
+        }
+
+        /// Ends a window of a second.
+        fn close(&mut self, is_busy: bool) -> Option<f64> {
+            self.learning.close(&self.meters, SECOND, is_busy)
+        }
+
+        /// A window in which one caller calls the first method.
+        fn window(&mut self, took: u64, is_busy: bool) -> Option<f64> {
+            self.record(0, 0, 100, took);
+            self.close(is_busy)
+        }
+    }
+
+    /// A coin, by the finaliser of SplitMix64.
+    fn is_heads(n: u64) -> bool {
+        let mixed = (n ^ (n >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (mixed ^ (mixed >> 31)) % 2 == 0
     }
 
     fn near(value: Option<f64>, expected: f64) -> bool {
@@ -132,60 +283,120 @@ mod tests {
 
     #[test]
     fn methods_are_compared_with_themselves() {
-        let meters = meters();
+        let mut fixture = Fixture::new(1);
         // Of which there are more or fewer makes no difference.
-        assert_eq!(window(&meters, &[1], false), Some(1.0));
-        assert_eq!(window(&meters[1..], &[500], false), Some(1.0));
-        assert_eq!(close(&meters, SECOND, false), None);
-        assert!(near(window(&meters, &[2, 1000], false), 2.0));
+        for (method, took) in [(0, 1), (1, 500)] {
+            fixture.record(method, 0, 100, took);
+            assert_eq!(fixture.close(false), Some(1.0));
+        }
+        assert_eq!(fixture.close(false), None);
+        fixture.record(0, 0, 100, 2);
+        fixture.record(1, 0, 10, 1000);
+        assert!(near(fixture.close(false), 2.0));
+    }
+
+    #[test]
+    fn one_caller_makes_the_process_neither_slow_nor_fast_to_others() {
+        for callers in [2, 3, 9] {
+            let mut fixture = Fixture::new(callers);
+            let others = |fixture: &Fixture, took| {
+                for caller in 1..callers {
+                    fixture.record(0, caller, 10, took);
+                }
+            };
+            // What it asks for costs ever more, and it asks far more often than all others.
+            for _ in 0..100 {
+                fixture.record(0, 0, 10_000, 8);
+                others(&fixture, 1);
+                assert_eq!(fixture.close(false), Some(1.0), "{callers}");
+            }
+            // Nor does what costs less become usual for others.
+            for _ in 0..100 {
+                fixture.record(0, 0, 10_000, 0);
+                others(&fixture, 1);
+                fixture.close(false);
+            }
+            others(&fixture, 1);
+            assert_eq!(fixture.close(false), Some(1.0), "{callers}");
+            // When most are slow, so is the process.
+            fixture.record(0, 0, 10_000, 24);
+            others(&fixture, 3);
+            assert!(near(fixture.close(false), 3.0), "{callers}");
+        }
     }
 
     #[test]
     fn what_is_usual_falls_in_seconds_and_rises_in_minutes() {
-        let [meter, _] = meters();
-        let meter = std::slice::from_ref(&meter);
+        let mut fixture = Fixture::new(1);
         for _ in 0..20 {
-            assert!(window(meter, &[2], false) > Some(1.8));
+            assert!(fixture.window(2, false) > Some(1.8));
         }
         for _ in 0..3000 {
-            window(meter, &[2], false);
+            fixture.window(2, false);
         }
-        assert!(near(window(meter, &[2], false), 1.0));
-        for _ in 0..40 {
-            window(meter, &[1], false);
+        assert!(near(fixture.window(2, false), 1.0));
+        for _ in 0..60 {
+            fixture.window(1, false);
         }
-        assert!(near(window(meter, &[1], false), 1.0));
+        assert!(near(fixture.window(1, false), 1.0));
     }
 
     #[test]
     fn overload_does_not_become_usual() {
-        let [meter, _] = meters();
-        let meter = std::slice::from_ref(&meter);
+        let mut fixture = Fixture::new(1);
         // Ten minutes.
         for _ in 0..600 {
-            window(meter, &[4], true);
+            fixture.window(4, true);
         }
-        assert!(window(meter, &[4], true) > Some(3.0));
+        assert!(fixture.window(4, true) > Some(3.0));
+    }
+
+    #[test]
+    fn silence_unlearns_nothing() {
+        let mut fixture = Fixture::new(1);
+        fixture.record(0, 0, 100, 4);
+        let night = Duration::from_secs(8 * 3600);
+        fixture.learning.close(&fixture.meters, night, false);
+        assert!(near(fixture.window(4, false), 4.0));
+    }
+
+    #[test]
+    fn few_calls_of_any_duration_are_as_slow_as_usual_on_average() {
+        // One call a window, of a millisecond or of nine.
+        let (meters, learning) = of(1);
+        let mut fixture = Fixture { meters, learning };
+        let mut sum = 0.0;
+        for n in 0..64_000_u64 {
+            fixture.record(0, 0, 1, if is_heads(n) { 1 } else { 9 });
+            let slowness = fixture.close(false);
+            if n >= 32_000 {
+                sum += slowness.unwrap();
+            }
+        }
+        let mean = sum / 32_000.0;
+        assert!((0.9..1.45).contains(&mean), "{mean}");
     }
 
     #[test]
     fn one_call_that_takes_long_says_little() {
-        let [meter, _] = meters();
-        meter.record(Duration::from_secs(3600));
-        let slowness = window(std::slice::from_ref(&meter), &[1], false);
+        let mut fixture = Fixture::new(1);
+        fixture.meters.of(0, 0).record(Duration::from_secs(3600));
+        let slowness = fixture.window(1, false);
         assert!(slowness < Some(1.1), "{slowness:?}");
     }
 
     #[test]
     fn a_call_that_did_not_end_in_time_is_slow_or_says_nothing() {
-        let [meter, _] = meters();
-        let one = std::slice::from_ref(&meter);
-        meter.record_late(Duration::from_micros(10));
-        assert_eq!(close(one, SECOND, false), None);
-        meter.record_late(millis(5));
-        assert!(near(close(one, SECOND, false), 5.0));
-        let unknown = Meter::default();
+        let mut fixture = Fixture::new(1);
+        fixture
+            .meters
+            .of(0, 0)
+            .record_late(Duration::from_micros(10));
+        assert_eq!(fixture.close(false), None);
+        fixture.meters.of(0, 0).record_late(millis(5));
+        assert!(near(fixture.close(false), 5.0));
+        let unknown = fixture.meters.of(0, 1);
         unknown.record_late(millis(5));
-        assert_eq!(close(&[unknown], SECOND, false), None);
+        assert!(unknown.take().is_none());
     }
 }

@@ -50,7 +50,7 @@ pin_project! {
 impl ChannelBody {
     pub(super) fn new(body: Incoming, slot: StreamSlot, deadline: Option<Instant>) -> Self {
         Self {
-            body: Some(Framed::new(body, MAX_RESPONSE)),
+            body: Some(Framed::response(body, MAX_RESPONSE)),
             first: None,
             slot: Some(slot),
             deadline,

@@ -49,7 +49,7 @@ impl<S> Calls<S> {
             }
             return Answering::refused(response, request.into_body());
         }
-        let framed = |body| Body::new(Framed::new(body, self.max_message_bytes));
+        let framed = |body| Body::new(Framed::request(body, self.max_message_bytes));
         let mut request = request.map(framed);
         request.extensions_mut().insert(Arc::clone(&self.peer));
         let future = self.service.borrow_mut().call(request);

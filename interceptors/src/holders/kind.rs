@@ -2,18 +2,18 @@
 
 /// What a place is for, which is also the index of its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Calls,
     Streams,
     OwnCalls,
     OwnStreams,
 }
 
-pub(super) const KINDS: [Kind; 4] = [Kind::Calls, Kind::Streams, Kind::OwnCalls, Kind::OwnStreams];
+pub(crate) const KINDS: [Kind; 4] = [Kind::Calls, Kind::Streams, Kind::OwnCalls, Kind::OwnStreams];
 
 impl Kind {
     /// What a call needs: `is_own` tells whether a workload makes it on its own behalf.
-    pub(super) fn of(is_own: bool, streams: bool) -> Self {
+    pub(crate) fn of(is_own: bool, streams: bool) -> Self {
         match (is_own, streams) {
             (false, false) => Self::Calls,
             (false, true) => Self::Streams,
@@ -23,7 +23,7 @@ impl Kind {
     }
 
     /// The value of the metric label.
-    pub(super) fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Calls => "calls",
             Self::Streams => "streams",
@@ -32,12 +32,12 @@ impl Kind {
         }
     }
 
-    pub(super) fn is_stream(self) -> bool {
+    pub(crate) fn is_stream(self) -> bool {
         matches!(self, Self::Streams | Self::OwnStreams)
     }
 
     /// The word in the message of a refusal.
-    pub(super) fn plural(self) -> &'static str {
+    pub(crate) fn plural(self) -> &'static str {
         if self.is_stream() { "streams" } else { "calls" }
     }
 }
