@@ -1,11 +1,5 @@
 //! Auth is away for most of a leaf's life, and then for longer: what goes on, what refuses and
 //! says why, and that all of it comes back by itself.
-//!
-//! Acceptance tests of the mesh survey, by its ids:
-//!
-//! | Id | Test |
-//! |---|---|
-//! | S8.15 | `without_auth_reads_go_on_until_leaves_expire_and_all_returns_with_it` |
 
 #![allow(clippy::unwrap_used)]
 

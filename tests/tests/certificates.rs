@@ -1,14 +1,4 @@
 //! Certificates in a running mesh: rotated, revoked, expired, tampered with, and judged by policy.
-//!
-//! Acceptance tests of the mesh survey, by its ids:
-//!
-//! | Id | Test |
-//! |---|---|
-//! | S8.1 | `fifty_rotations_of_leaves_under_load_lose_no_call` |
-//! | S8.2 | `roots_rotate_under_load_and_in_one_order_only` |
-//! | S8.3 | `a_revoked_peer_is_cut_off_everywhere_and_others_are_not` |
-//! | S8.5 | `connections_end_with_their_certificate_and_readiness_with_that_of_the_process` |
-//! | S8.7 | `names_and_extensions_of_a_signing_request_are_ignored` |
 
 #![allow(clippy::unwrap_used)]
 

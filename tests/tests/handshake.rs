@@ -1,23 +1,4 @@
 //! Peers that are refused at the handshake, each with a reason of its own.
-//!
-//! Acceptance tests of the mesh survey (S) and rows of the mTLS attack catalogue (M), by their ids:
-//!
-//! | Id | Test |
-//! |---|---|
-//! | S8.6 | `nine_refused_handshakes_are_counted_each_by_its_reason` |
-//! | S8.4, M10 | `a_revoked_peer_cannot_resume_a_session` |
-//! | S8.9 | `a_thousand_silent_peers_delay_nobody` |
-//! | M1 | `a_client_without_a_certificate_is_refused` |
-//! | M2 | `leaves_of_other_authorities_are_refused` |
-//! | M3 | `chains_outside_of_their_validity_are_refused` |
-//! | M3 | `validity_includes_its_first_and_last_second_also_for_roots` |
-//! | M4 | `a_leaf_that_is_not_for_clients_is_refused` |
-//! | M5 | `a_leaf_without_exactly_one_spiffe_id_is_refused` |
-//! | M6 | `only_a_current_list_of_the_issuer_says_what_is_revoked` |
-//! | M7 | `weak_keys_and_signatures_are_refused` |
-//! | M8 | `malformed_and_unconnected_chains_are_refused` |
-//! | M9 | `nothing_but_tls_1_3_and_http_2_is_spoken` |
-//! | M11 | `a_handshake_that_stalls_or_takes_too_much_is_ended` |
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,11 +1,5 @@
 //! Every method of the contract against every kind of caller, generated from the descriptors: a
 //! method that is added is tested the moment it exists.
-//!
-//! Acceptance tests of the mesh survey, by its ids:
-//!
-//! | Id | Test |
-//! |---|---|
-//! | S8.8 | `every_method_answers_each_caller_as_the_contract_says` |
 
 #![allow(clippy::unwrap_used)]
 

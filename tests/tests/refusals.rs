@@ -1,11 +1,4 @@
 //! Who is not let in behind the handshake: by peer policy, by credential, by limit.
-//!
-//! Rows of the mTLS attack catalogue, by their ids:
-//!
-//! | Id | Test |
-//! |---|---|
-//! | M5 | `the_right_authority_with_the_wrong_id_grants_nothing` |
-//! | M12 | `credentials_are_refused_without_a_hint_and_headers_make_nobody` |
 
 #![allow(clippy::unwrap_used)]
 

@@ -326,3 +326,45 @@ async fn a_request_that_could_be_read_in_two_ways_is_never_read() {
     assert!(answers.ends_with(r#"{"status":"ok"}"#), "{answers}");
     mesh.mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_is_no_route_reaches_nothing_whoever_asks() {
+    let mesh = TestMesh::start().await;
+    let http = Http::new(&mesh).await;
+    let bearer = format!("Bearer {}", http.token);
+    let known = [("authorization", bearer.as_str())];
+    for path in [
+        "//auth/me",
+        "/auth//me",
+        "/auth/me/",
+        "/auth/me//",
+        "/AUTH/me",
+        "/auth/Me",
+        "/auth/%6de",
+        "/auth%2Fme",
+        "/%61uth/me",
+        "/x/../auth/me",
+        "/auth/./me",
+        "/%2e%2e/auth/me",
+        "/auth/%2e/me",
+        "/auth/me/nothing",
+        "/auth/nothing",
+        "/tars.auth.v1.AuthService/GetMe",
+        "/auth/me%00",
+        "/auth/me;x=y",
+    ] {
+        for headers in [&[][..], &known] {
+            let answer = http.raw("GET", path, headers, "").await;
+            let told = (answer.status.as_u16(), reason(&answer.json()));
+            assert_eq!(told, (404, "NO_SUCH_PATH".to_owned()), "{path}");
+        }
+    }
+    // What is behind a question mark is no part of the path.
+    let answer = http.raw("GET", "/auth/me?", &known, "").await;
+    assert_eq!(answer.status.as_u16(), 200);
+    for method in ["DELETE", "TRACE", "PROPFIND", "get"] {
+        let answer = http.raw(method, "/auth/me", &known, "").await;
+        assert_eq!(answer.status.as_u16(), 405, "{method}");
+    }
+    mesh.mesh.stop().await;
+}

@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, fs, path::PathBuf};
 const GUIDES: [&str; 2] = ["CONTRIBUTING.md", ATTACKS];
 const ATTACKS: &str = "tests/ATTACKS.md";
 /// The ids of the table of attacks, as a prefix and a count.
-const IDS: [(&str, u32); 3] = [("H", 16), ("R", 14), ("S8.", 15)];
+const IDS: [(&str, u32); 5] = [("H", 16), ("R", 14), ("L", 5), ("M", 12), ("S8.", 15)];
 
 /// Fails when a document names a test that does not exist, or an attack has no row with a test.
 pub(super) fn check() -> Outcome {
