@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tars_proto::{auth::v1::AuditEvent, fault, reason, table::AuditLevel, time::timestamp};
+use tars_proto::{auth::v1::AuditEvent, binary, fault, reason, table::AuditLevel, time::timestamp};
 use tars_runtime::{
     audit::{Record, Severity, refusals},
     clock::Clock,
@@ -153,7 +153,7 @@ impl AuditWatch {
 
 impl Watch for AuditWatch {
     fn answer(&self, headers: &mut HeaderMap) {
-        let status = Status::from_header_map(headers);
+        let status = binary::status_in(headers);
         if let Some(reason) = status.as_ref().and_then(fault::reason) {
             // A call has one response.
             self.reason.set(reason).ok();

@@ -5,6 +5,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use http::{HeaderMap, HeaderName};
+use tonic::Status;
 
 /// gRPC leaves the padding to the sender.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -40,10 +41,20 @@ pub fn drop_unreadable_details(headers: &mut HeaderMap) {
     }
 }
 
+/// The status that headers or trailers hold, without details that cannot be read.
+pub fn status_in(headers: &HeaderMap) -> Option<Status> {
+    let details = headers.get(DETAILS);
+    if details.is_none_or(|details| is_base64(details.as_bytes())) {
+        return Status::from_header_map(headers);
+    }
+    let mut readable = headers.clone();
+    readable.remove(DETAILS);
+    Status::from_header_map(&readable)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tonic::Status;
 
     fn headers(name: &'static str, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(HeaderName::from_static(name), value.parse().unwrap())])
@@ -66,8 +77,10 @@ mod tests {
         for bad in ["!", "AB", "AA,AA", " AA"] {
             let mut headers = headers("grpc-status-details-bin", bad);
             headers.insert("grpc-status", "5".parse().unwrap());
+            let read = status_in(&headers).unwrap();
             drop_unreadable_details(&mut headers);
             let status = Status::from_header_map(&headers).unwrap();
+            assert_eq!((read.code(), read.details()), (status.code(), &[][..]));
             assert_eq!(
                 (status.code(), status.details()),
                 (tonic::Code::NotFound, &[][..])
@@ -75,6 +88,7 @@ mod tests {
         }
         let mut good = headers("grpc-status-details-bin", "AQ");
         good.insert("grpc-status", "5".parse().unwrap());
+        assert_eq!(status_in(&good).unwrap().details(), [1]);
         drop_unreadable_details(&mut good);
         assert_eq!(Status::from_header_map(&good).unwrap().details(), [1]);
     }

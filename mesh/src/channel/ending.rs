@@ -1,7 +1,7 @@
 //! How a call ended, as far as it tells something of the address.
 
 use http::HeaderMap;
-use tars_proto::fault;
+use tars_proto::{binary, fault};
 use tonic::{Code, Status};
 
 /// How a call ended.
@@ -41,7 +41,7 @@ pub(super) fn code_in(headers: &HeaderMap) -> Option<Code> {
 /// Returns the status, where it is UNAVAILABLE.
 pub(super) fn unavailable(headers: &HeaderMap) -> Option<Status> {
     let is_unavailable = code_in(headers) == Some(Code::Unavailable);
-    is_unavailable.then(|| Status::from_header_map(headers))?
+    is_unavailable.then(|| binary::status_in(headers))?
 }
 
 #[cfg(test)]
@@ -53,6 +53,14 @@ mod tests {
         let mut headers = HeaderMap::new();
         status.add_header(&mut headers).unwrap();
         headers
+    }
+
+    #[test]
+    fn a_refusal_whose_details_are_no_base64_is_read_without_them() {
+        let mut headers = headers(&fault::overloaded("no", Duration::from_secs(1)));
+        headers.insert("grpc-status-details-bin", "!".parse().unwrap());
+        assert_eq!(Ending::of(&headers), Ending::Failed);
+        assert_eq!(unavailable(&headers).unwrap().message(), "no");
     }
 
     #[test]
