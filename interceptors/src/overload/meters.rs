@@ -274,7 +274,7 @@ mod tests {
     fn is_heads(n: u64) -> bool {
         let mixed = (n ^ (n >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % 2 == 0
+        (mixed ^ (mixed >> 31)).is_multiple_of(2)
     }
 
     fn near(value: Option<f64>, expected: f64) -> bool {
