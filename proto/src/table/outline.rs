@@ -38,16 +38,18 @@ fn outlines() -> &'static HashMap<String, Outline> {
                 m.is_server_streaming(),
             )
         });
+        // First, as the contract declares the health service as well, without saying what may be repeated.
         let others = infrastructure::paths().map(|(path, streams)| (path, true, streams));
-        let all = declared.chain(others).enumerate();
-        let outlines = all.map(|(index, (path, idempotent, server_streaming))| Outline {
-            index,
-            path,
-            idempotent,
-            server_streaming,
-        });
+        let mut outlines = HashMap::new();
+        for (path, idempotent, server_streaming) in others.chain(declared) {
+            let index = outlines.len();
+            outlines.entry(path.clone()).or_insert(Outline {
+                index,
+                path,
+                idempotent,
+                server_streaming,
+            });
+        }
         outlines
-            .map(|outline| (outline.path.clone(), outline))
-            .collect()
     })
 }
