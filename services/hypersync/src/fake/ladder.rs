@@ -85,7 +85,6 @@ impl LadderRecord {
             steps: self.steps,
             blocked: 1,
             fell: self.fell.clone(),
-            ..Standing::default()
         }
     }
 
