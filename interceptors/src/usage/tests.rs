@@ -305,9 +305,9 @@ fn a_solve_that_panics_is_counted_and_its_promise_ends() {
         solving.time(|| {
             counting.clock.advance(Duration::from_secs(4));
             panic!("a game that no solver is made for");
-        })
+        });
     });
-    std::panic::catch_unwind(work).map(|()| ()).unwrap_err();
+    std::panic::catch_unwind(work).unwrap_err();
     assert_eq!(counting.drained(), [row("2026-11", "ada", 4_000_000)]);
     let rest = counting.usage.begin_solve(&ada, None, None).unwrap();
     assert_eq!(rest.most(), Some(Duration::from_secs(6)));
