@@ -422,8 +422,14 @@ impl Orchestration {
         let Some(row) = found.filter(|row| row.served && !row.fell && !live.answers_by(row)) else {
             return Ok(None);
         };
-        let can_act = self.agents.answerer_of(agent, &row).await.is_ok();
-        Ok(can_act.then_some(row))
+        match self.agents.answerer_of(agent, &row).await {
+            Ok(_) => Ok(Some(row)),
+            Err(
+                OrchestrationError::UnusableVersion { .. } | OrchestrationError::UnknownRule { .. },
+            ) => Ok(None),
+            // Whether it can act is not known: another version must not take its place for that.
+            Err(e) => Err(e),
+        }
     }
 
     /// Ends a governed promotion. One that is completed has to stand where it was put.
