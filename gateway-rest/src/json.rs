@@ -57,7 +57,7 @@ impl Reader {
         self.out.into_status()
     }
 
-    pub(crate) fn refuse(&mut self, at: &Path<'_>, problem: &str) {
+    pub(crate) fn refuse(&mut self, at: &Path<'_>, problem: impl Into<String>) {
         self.out.add(at, problem);
     }
 

@@ -107,7 +107,8 @@ fn read_query(
         };
         let at = Path::ROOT.field(&name);
         let Some(fields) = resolve(&message.descriptor(), name.split('.')) else {
-            reader.refuse(&at, &no_parameter(&message.descriptor(), bindings));
+            let descriptor = message.descriptor();
+            reader.refuse(&at, NoParameter(&descriptor, bindings));
             continue;
         };
         match unescape(value) {
@@ -118,21 +119,26 @@ fn read_query(
     Ok(())
 }
 
-/// Says what the parameters of a path are called; those that are messages are named by their fields, which are left out.
-fn no_parameter(descriptor: &MessageDescriptor, bindings: &[Binding]) -> String {
-    let is_bound = |name: &str| bindings.iter().any(|binding| binding.field == [name]);
-    let names: Vec<String> = descriptor
-        .fields()
-        .filter(|field| !is_bound(field.name()))
-        .filter(|field| resolve(descriptor, std::iter::once(field.name())).is_some())
-        .map(|field| field.name().to_owned())
-        .collect();
-    match names.is_empty() {
-        true => "is not a parameter of this path, which has none".to_owned(),
-        false => format!(
-            "is not a parameter of this path, which has {}",
-            names.join(", ")
-        ),
+/// What a path that binds these fields of a request has for parameters. It becomes a text only where it is
+/// told: a query can have thousands of others.
+struct NoParameter<'a>(&'a MessageDescriptor, &'a [Binding]);
+
+impl From<NoParameter<'_>> for String {
+    fn from(NoParameter(descriptor, bindings): NoParameter<'_>) -> Self {
+        let is_bound = |name: &str| bindings.iter().any(|binding| binding.field == [name]);
+        let names: Vec<Self> = descriptor
+            .fields()
+            .filter(|field| !is_bound(field.name()))
+            .filter(|field| resolve(descriptor, std::iter::once(field.name())).is_some())
+            .map(|field| field.name().to_owned())
+            .collect();
+        match names.is_empty() {
+            true => "is not a parameter of this path, which has none".to_owned(),
+            false => format!(
+                "is not a parameter of this path, which has {}",
+                names.join(", ")
+            ),
+        }
     }
 }
 
@@ -280,7 +286,7 @@ mod tests {
     fn an_unknown_parameter_is_answered_with_those_that_there_are() {
         let problem = |method: &str, bindings: &[Binding]| {
             let input = target(method).method.input().unwrap();
-            no_parameter(&input, bindings)
+            String::from(NoParameter(&input, bindings))
         };
         let of_audit = problem(AUDIT, &[]);
         assert!(of_audit.contains("page_size, page_token"), "{of_audit}");

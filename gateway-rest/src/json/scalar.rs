@@ -10,7 +10,42 @@ use prost_reflect::{
 };
 use std::borrow::Cow;
 
-type Read<T> = Result<T, Cow<'static, str>>;
+type Read<T> = Result<T, Problem>;
+
+/// Why a value is not one of its field. It becomes a text only where it is told: a body can have a million.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Problem {
+    Text(Cow<'static, str>),
+    /// It names no value of this enumeration.
+    NotNamed(EnumDescriptor),
+}
+
+impl From<&'static str> for Problem {
+    fn from(text: &'static str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<Cow<'static, str>> for Problem {
+    fn from(text: Cow<'static, str>) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<String> for Problem {
+    fn from(text: String) -> Self {
+        Self::Text(text.into())
+    }
+}
+
+impl From<Problem> for String {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Text(text) => text.into_owned(),
+            Problem::NotNamed(values) => not_named(&values),
+        }
+    }
+}
 
 /// Messages for which the mapping defines a form of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +109,7 @@ pub(super) fn from_json(kind: &Kind, json: &Json<'_>) -> Read<Value> {
         },
         (_, Json::Number(text)) => from_text(kind, text),
         (_, Json::Text(text)) => from_text(kind, text),
-        (Kind::Enum(values), _) => Err(not_named(values)),
+        (Kind::Enum(values), _) => Err(Problem::NotNamed(values.clone())),
         (Kind::Double | Kind::Float, _) => Err(number::NOT_A_NUMBER.into()),
         _ => Err("must be a whole number".into()),
     }
@@ -110,8 +145,8 @@ fn numeric(kind: &Kind, text: &str) -> Read<Value> {
     let range = |low: i128, high: i128| format!("must be between {low} and {high}");
     let n = || number::integer(text);
     match kind {
-        Kind::Double => number::double(text).map(Value::F64),
-        Kind::Float => number::float(text).map(Value::F32),
+        Kind::Double => Ok(Value::F64(number::double(text)?)),
+        Kind::Float => Ok(Value::F32(number::float(text)?)),
         Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => i32::try_from(n()?)
             .map(Value::I32)
             .map_err(|_| range(i32::MIN.into(), i32::MAX.into()).into()),
@@ -137,18 +172,18 @@ fn enumeration(values: &EnumDescriptor, text: &str) -> Read<Value> {
     // A number that the enum does not have is refused by the validation.
     number
         .map(Value::EnumNumber)
-        .ok_or_else(|| not_named(values))
+        .ok_or_else(|| Problem::NotNamed(values.clone()))
 }
 
 /// Says what the values of an enumeration are called.
-fn not_named(values: &EnumDescriptor) -> Cow<'static, str> {
+fn not_named(values: &EnumDescriptor) -> String {
     // The first one stands for a field that was left out.
     let names: Vec<String> = values
         .values()
         .skip(1)
         .map(|value| value.name().to_owned())
         .collect();
-    format!("must be one of {}", names.join(", ")).into()
+    format!("must be one of {}", names.join(", "))
 }
 
 /// Decodes either alphabet, with or without padding.
