@@ -208,6 +208,11 @@ pub fn is_busy(status: &Status) -> bool {
     reason == reason::OVERLOADED || (is_spent && status.get_details_retry_info().is_some())
 }
 
+/// Whether a status is about one caller alone, and says nothing of the service to others: its usage is not known yet.
+pub fn is_of_caller(status: &Status) -> bool {
+    reason(status).is_some_and(|reason| reason == reason::USAGE_UNKNOWN)
+}
+
 /// Returns how long a status asks to wait before the call is repeated.
 pub fn retry_after(status: &Status) -> Option<Duration> {
     status.get_details_retry_info()?.retry_delay

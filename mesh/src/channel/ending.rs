@@ -24,6 +24,7 @@ impl Ending {
         match code_in(headers) {
             Some(Code::Unavailable) => match unavailable(headers) {
                 Some(status) if fault::is_busy(&status) => Self::Busy,
+                Some(status) if fault::is_of_caller(&status) => Self::Other,
                 _ => Self::Failed,
             },
             Some(Code::ResourceExhausted) => Self::Other,
@@ -48,6 +49,7 @@ pub(super) fn unavailable(headers: &HeaderMap) -> Option<Status> {
 mod tests {
     use super::*;
     use std::time::Duration;
+    use tars_proto::reason;
 
     fn headers(status: &Status) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -79,6 +81,10 @@ mod tests {
             (
                 fault::overloaded("no", Duration::from_secs(1)),
                 Ending::Busy,
+            ),
+            (
+                fault::unavailable(reason::USAGE_UNKNOWN, "no", Duration::from_secs(1)),
+                Ending::Other,
             ),
         ] {
             assert_eq!(Ending::of(&headers(&status)), expected, "{status}");
