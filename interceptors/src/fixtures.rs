@@ -44,7 +44,12 @@ pub(crate) fn by_peer(method: &str, class: PeerClass, path: &str) -> Arc<Call> {
     call(method, class, path, [10, 0, 0, 1])
 }
 
-pub(crate) fn call(method: &str, class: PeerClass, path: &str, client: [u8; 4]) -> Arc<Call> {
+pub(crate) fn call(
+    method: &str,
+    class: PeerClass,
+    path: &str,
+    client: impl Into<IpAddr>,
+) -> Arc<Call> {
     let peer = PeerInfo {
         verified: Some(verified(path)),
         class: Some(class),
@@ -53,11 +58,10 @@ pub(crate) fn call(method: &str, class: PeerClass, path: &str, client: [u8; 4]) 
     };
     let trace = Tracer::disabled().start("test", Kind::Server, None);
     let method = contract().unwrap().get(method).unwrap();
-    let client = IpAddr::from(client);
     Arc::new(Call::new(
         method,
         Arc::new(peer),
-        client,
+        client.into(),
         trace.context(),
         Monotonic::default(),
     ))

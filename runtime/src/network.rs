@@ -12,12 +12,15 @@ pub fn bucket(addr: IpAddr) -> u64 {
     }
 }
 
+/// The prefix of a site.
+const SITE_PREFIX: u8 = 48;
+
 /// Returns one number for each IPv6 `/48`, which is what one site commonly has, and may use any `/64` of;
 /// `None` for an IPv4 address.
 pub fn site(addr: IpAddr) -> Option<u64> {
     match addr.to_canonical() {
         IpAddr::V4(_) => None,
-        IpAddr::V6(v6) => Some((v6.to_bits() >> 80) as u64),
+        IpAddr::V6(v6) => Some((v6.to_bits() >> (128 - u32::from(SITE_PREFIX))) as u64),
     }
 }
 
@@ -63,6 +66,11 @@ impl Network {
             }
             _ => false,
         }
+    }
+
+    /// Returns whether the whole [`site`] of each of its addresses lies in this network; false for IPv4.
+    pub fn has_sites(&self) -> bool {
+        self.addr.is_ipv6() && self.prefix <= SITE_PREFIX
     }
 
     fn has_host_bits(&self) -> bool {
@@ -170,6 +178,19 @@ mod tests {
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+    }
+
+    #[test]
+    fn a_network_has_sites_if_it_is_one_or_larger() {
+        for (text, expected) in [
+            ("2001:db8::/32", true),
+            ("2001:db8:1::/48", true),
+            ("2001:db8:1::/49", false),
+            ("2001:db8:1:2::/64", false),
+            ("10.0.0.0/8", false),
+        ] {
+            assert_eq!(network(text).has_sites(), expected, "{text}");
+        }
     }
 
     #[test]

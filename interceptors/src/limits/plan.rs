@@ -255,14 +255,10 @@ impl Plan {
             Some(budget) if class != Internal => Some(self.of_caller(budget_name(budget), call)),
             _ => None,
         };
-        let class = match class {
+        let (class, site) = match class {
             Auth | Public => self.of_address(class, call),
-            User => self.of_caller(class, call),
-            other => self.of_peer(other, call),
-        };
-        let site = match class.subject {
-            Subject::Address(_) => of_site(class.limit, call),
-            _ => None,
+            User => (self.of_caller(class, call), None),
+            other => (self.of_peer(other, call), None),
         };
         Charges {
             class,
@@ -271,15 +267,20 @@ impl Plan {
         }
     }
 
-    fn of_address<'c>(&self, name: LimitName, call: &'c Call) -> Charge<'c> {
-        let own = |(network, limit): &(Network, Limit)| {
-            (limit.name == name && network.contains(call.client)).then_some(*limit)
+    /// What the address is charged, and its site. A limit that is set for a part of a site says nothing of the
+    /// rest of it: what may come from there is not counted against the site.
+    fn of_address<'c>(&self, name: LimitName, call: &'c Call) -> (Charge<'c>, Option<Charge<'c>>) {
+        let is_own = |(network, limit): &&(Network, Limit)| {
+            limit.name == name && network.contains(call.client)
         };
-        let limit = self.networks.iter().find_map(own);
-        Charge {
-            limit: limit.unwrap_or_else(|| self.limit(name)),
+        let own = self.networks.iter().find(is_own);
+        let limit = own.map_or_else(|| self.limit(name), |(_, limit)| *limit);
+        let has_site = own.is_none_or(|(network, _)| network.has_sites());
+        let charge = Charge {
+            limit,
             subject: Subject::Address(bucket(call.client)),
-        }
+        };
+        (charge, has_site.then(|| of_site(limit, call)).flatten())
     }
 
     /// A key that has a limit of its own is not charged to its owner; all others are.

@@ -114,6 +114,24 @@ fn a_network_has_a_limit_for_each_of_its_addresses() {
 }
 
 #[test]
+fn a_limit_for_a_part_of_a_site_leaves_the_rest_of_it_alone() {
+    let own = |network: &str| {
+        plan(&format!(
+            "[[override]]\naddress = \"{network}\"\nlimit = \"auth\"\ncalls = 50\nwindow_seconds = 60\n"
+        ))
+    };
+    let from = |net| {
+        let client = [0x2001, 0xdb8, 1, net, 0, 0, 0, 1];
+        call(LOGIN, PeerClass::Gateway, "/gateway", client)
+    };
+    let of_site = |plan: &Plan, net| plan.charges(&from(net)).site.map(|site| site.limit.calls);
+    let part = own("2001:db8:1:2::/64");
+    assert_eq!(of_site(&part, 2), None);
+    assert_eq!(of_site(&part, 3), Some(100), "as without it");
+    assert_eq!(of_site(&own("2001:db8:1::/48"), 2), Some(500));
+}
+
+#[test]
 fn every_mistake_is_reported_and_nothing_is_changed() {
     let size = "calls = 5\nwindow_seconds = 1\n";
     for (text, reason) in [
