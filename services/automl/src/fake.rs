@@ -96,6 +96,8 @@ pub(crate) fn seeded(n_trials: u32) -> NewStudy {
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
     Fails(Status),
+    /// It reports these values, and fails.
+    FailsAfter(Vec<(u64, f64)>, Status),
     Reports(Vec<(u64, f64)>, f64),
     /// Its stream ends without a result.
     Lost,
@@ -113,6 +115,10 @@ impl Outcome {
     fn updates(self) -> BoxStream<'static, Result<Update, PeerError>> {
         match self {
             Self::Fails(status) => stream::iter([Err(status.into())]).boxed(),
+            Self::FailsAfter(reports, status) => {
+                let end = stream::iter([Err(status.into())]);
+                progress(reports).chain(end).boxed()
+            }
             Self::Reports(reports, score) => {
                 let end = stream::iter([Ok(Update::Ended(score))]);
                 progress(reports).chain(end).boxed()

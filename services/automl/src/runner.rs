@@ -60,14 +60,20 @@ impl Reached {
         self.step.fetch_max(step, Ordering::Relaxed);
     }
 
-    /// What a trial is charged for that ended before its last step. Whoever cancels it between two reports pays
-    /// for all the steps up to the second one: else nobody would pay for those that it took.
-    fn charged(&self, is_cancelled: bool, study: &StudyRow) -> u64 {
-        let reached = self.step.load(Ordering::Relaxed);
-        if is_cancelled && self.has_begun.load(Ordering::Relaxed) {
-            return reached.saturating_add(study.steps.div_ceil(reports(study.steps)));
+    /// What a trial is charged for that ended at a report, or before its first one.
+    fn reported(&self) -> u64 {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    /// What a trial is charged for that ended between two reports: all the steps up to the second one. Else
+    /// nobody would pay for those that it took, and whoever cancels it, or lends its environment, says when that is.
+    fn up_to_the_next_report(&self, study: &StudyRow) -> u64 {
+        match self.has_begun.load(Ordering::Relaxed) {
+            true => self
+                .reported()
+                .saturating_add(study.steps.div_ceil(reports(study.steps))),
+            false => 0,
         }
-        reached
     }
 }
 
@@ -240,7 +246,6 @@ impl Automl {
         let reached = Reached::default();
         let trained = self.train_with_retries(study, &trial, &reached, run, fence);
         let trained = trained.await;
-        let is_cancelled = matches!(trained, Ok(TrialOutcome::Cancelled));
         let (state, score, error) = match trained {
             Ok(TrialOutcome::Score(score)) => (TrialState::Complete, Some(score), String::new()),
             Ok(TrialOutcome::Pruned) => (TrialState::Pruned, None, String::new()),
@@ -250,11 +255,15 @@ impl Automl {
             }
             Err(e) => return Err(e),
         };
+        let steps = match state {
+            TrialState::Failed => reached.up_to_the_next_report(study),
+            _ => reached.reported(),
+        };
         let end = TrialEnd {
             state,
             score,
             error,
-            steps: reached.charged(is_cancelled, study),
+            steps,
         };
         let tell = || self.tell(study, trial.number, end.clone(), Some(fence));
         self.retry_access(run, tell).await.map(drop)

@@ -4,6 +4,7 @@ use super::*;
 use crate::fake::{Outcome, Rig};
 use tars_interceptors::usage::{OverQuota, QuotaRefusal};
 use tars_runtime::usage::{self, Dimension, Item};
+use tonic::Status;
 
 const DIMENSION: Dimension = Dimension::TrainingSteps;
 
@@ -172,15 +173,14 @@ async fn a_trial_that_is_cancelled_between_two_reports_is_charged_up_to_the_seco
 }
 
 #[tokio::test]
-async fn a_trial_that_fails_or_is_pruned_is_charged_for_what_it_has_reported() {
-    let rig = Rig::start().await;
-    let (study, _) = idle(&rig).await;
-    let failed = TrialEnd {
-        steps: 35,
-        ..TrialEnd::of(TrialState::Failed, None, "its host went away")
-    };
-    rig.automl.tell(&study, 0, failed, None).await.unwrap();
-    assert_eq!(counted(&rig).await, 35);
+async fn a_trial_that_fails_between_two_reports_is_charged_up_to_the_second_one() {
+    let rig = Rig::start_with(1).await;
+    let gone = Status::aborted("its host went away");
+    rig.world
+        .plan(0, Outcome::FailsAfter(vec![(20, 0.5)], gone));
+    let id = rig.begin(seeded(1)).await;
+    rig.ended(id).await;
+    assert_eq!(counted(&rig).await, 30);
 }
 
 #[tokio::test]
