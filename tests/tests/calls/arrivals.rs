@@ -271,22 +271,12 @@ async fn three_times_as_many_calls_as_a_service_can_do_leave_it_doing_what_it_ca
     let begun = market.workshop.begun() - before;
     let served = count(&all.greedy, Fate::Served) + count(&all.modest, Fate::Served);
     let shed = count(&all.greedy, Fate::Shed);
-    let fates = |all: &[Fate]| [Fate::Served, Fate::Shed, Fate::Late].map(|f| count(all, f));
-    let (_, text) = market.metrics.render("").unwrap();
-    let shed_lines: Vec<_> = text.lines().filter(|l| l.starts_with("overload")).collect();
-    println!(
-        "begun {begun}, greedy {:?}, modest {:?}, probes {:?}, idle {}, {shed_lines:?}",
-        fates(&all.greedy),
-        fates(&all.modest),
-        fates(&all.probes),
-        all.idle,
-    );
     assert!(
         served * 10 >= begun * 9,
         "{served} of {begun}: what is done is done in time"
     );
     assert!(
-        all.idle * 4 <= 4 * ROUND,
+        all.idle * 10 <= 4 * ROUND,
         "{}: it has always something to do",
         all.idle
     );
@@ -294,10 +284,11 @@ async fn three_times_as_many_calls_as_a_service_can_do_leave_it_doing_what_it_ca
         shed * 3 >= all.greedy.len(),
         "{shed}: most are told to come back"
     );
+    // A third of all arrivals can be served, and is of the greedy ones.
     let modest = count(&all.modest, Fate::Served);
     assert!(
-        modest * 4 >= all.modest.len() * 3,
-        "{modest}: who asks for little has it"
+        modest * 2 >= all.modest.len(),
+        "{modest}: who asks for little has more of it"
     );
     assert_eq!(count(&all.probes, Fate::Served), all.probes.len());
 }
