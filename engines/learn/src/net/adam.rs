@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 
+/// Moments below this are 0: they move no parameter, and those of a unit that gets no gradient any more would
+/// otherwise become denormal numbers, with which a processor calculates many times slower.
+const NEGLIGIBLE: f32 = 1e-30;
+
 /// The optimiser's state: the number of steps and the moments of each parameter's gradient.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Adam {
@@ -63,10 +67,18 @@ impl Adam {
         let moments = self.mean.iter_mut().zip(&mut self.square);
         for ((p, g), (m, s)) in params.iter_mut().zip(gradient).zip(moments) {
             let g = g + decay * *p;
-            *m += (1.0 - BETA1) * (g - *m);
-            *s += (1.0 - BETA2) * (g * g - *s);
+            *m = significant(*m + (1.0 - BETA1) * (g - *m));
+            *s = significant(*s + (1.0 - BETA2) * (g * g - *s));
             *p -= rate * *m / (s.sqrt() * correction + epsilon);
         }
+    }
+}
+
+fn significant(moment: f32) -> f32 {
+    if moment.abs() < NEGLIGIBLE {
+        0.0
+    } else {
+        moment
     }
 }
 

@@ -150,6 +150,25 @@ fn adam_takes_the_steps_that_its_definition_gives() {
 }
 
 #[test]
+fn a_parameter_that_gets_no_gradient_any_more_comes_to_rest() {
+    let mut adam = Adam::new(2, 1e-8);
+    let mut params = [1.0f32; 2];
+    adam.step(&mut params, &[1.0, 1e-20], 0.01);
+    for _ in 0..1_000 {
+        adam.step(&mut params, &[0.0; 2], 0.01);
+    }
+    let rested = params;
+    assert!(rested[0] < 1.0 && rested[1] == 1.0, "{rested:?}");
+    let state = serde_json::to_value(&adam).unwrap();
+    let moments = ["mean", "square"].map(|name| state[name].as_array().unwrap().clone());
+    let subnormal = |m: &serde_json::Value| (m.as_f64().unwrap() as f32).is_subnormal();
+    assert!(!moments.iter().flatten().any(subnormal), "{state}");
+    assert_eq!(state["mean"], serde_json::json!([0.0, 0.0]));
+    adam.step(&mut params, &[0.0; 2], 0.01);
+    assert_eq!(params, rested);
+}
+
+#[test]
 fn a_gradient_is_clipped_to_its_norm() {
     let mut gradient = vec![3.0; 100];
     assert!((clip(&mut gradient, 3.0) - 30.0).abs() < 1e-4);
