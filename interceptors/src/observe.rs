@@ -9,6 +9,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
+use tars_proto::fault;
 use tars_runtime::stream::Stream;
 use tonic::{Code, Status};
 use tower_layer::Layer;
@@ -180,7 +181,7 @@ where
         match response {
             Ok(mut response) => {
                 this.guard.answer(response.headers_mut());
-                if let Some(code) = code_in(response.headers()) {
+                if let Some(code) = fault::code_in(response.headers()) {
                     this.guard.end(code);
                 }
                 let guard = Guard(this.guard.0.take());
@@ -210,12 +211,6 @@ impl Body for Empty {
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Self::Error>>> {
         Poll::Ready(None)
     }
-}
-
-fn code_in(headers: &HeaderMap) -> Option<Code> {
-    headers
-        .get("grpc-status")
-        .map(|v| Code::from_bytes(v.as_bytes()))
 }
 
 pin_project! {
@@ -252,7 +247,7 @@ impl<B: Body, W: Watch> Body for ObservedBody<B, W> {
         let frame = std::task::ready!(this.guard.enter(|| body.poll_frame(cx)));
         match &frame {
             Some(Ok(frame)) => {
-                if let Some(code) = frame.trailers_ref().and_then(code_in) {
+                if let Some(code) = frame.trailers_ref().and_then(fault::code_in) {
                     this.guard.end(code);
                 }
             }

@@ -54,7 +54,8 @@ use tonic::{Code, Status, metadata::MetadataValue};
 const WINDOW: Duration = Duration::from_millis(100);
 /// Minimum number of calls in a window.
 const CALLS: u64 = 32;
-/// The part of the limit, as one of so many, that no caller alone can have.
+/// One of so many parts of the limit is for whoever comes: until it is reached nobody can have too many calls in
+/// flight, and nobody's are counted. Callers share the other parts.
 const OTHERS: u32 = 4;
 /// When a call that was shed may come back: after this, and up to as long again, so that all those that were
 /// shed at once do not come back at once.
@@ -293,8 +294,7 @@ impl Overload {
     /// of its caller.
     pub(crate) fn answered(&self, call: &Call, headers: &HeaderMap, caller: u64) {
         if call.flight().is_counted() {
-            let status = headers.get("grpc-status");
-            let code = status.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+            let code = fault::code_in(headers).unwrap_or(Code::Ok);
             self.record(call, code, caller);
             self.leave(call);
         }

@@ -139,6 +139,7 @@ impl http_body::Body for CatchBody {
 mod tests {
     use super::*;
     use std::convert::Infallible;
+    use tars_proto::fault;
     use tower::{ServiceExt, service_fn};
 
     #[tokio::test]
@@ -148,7 +149,6 @@ mod tests {
             Ok::<_, Infallible>(Response::new(Body::empty()))
         }));
         let response = service.oneshot(Request::new(())).await.unwrap();
-        let code = Code::from_bytes(response.headers()["grpc-status"].as_bytes());
-        assert_eq!(code, Code::Internal);
+        assert_eq!(fault::code_in(response.headers()), Some(Code::Internal));
     }
 }

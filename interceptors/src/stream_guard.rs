@@ -276,7 +276,7 @@ mod tests {
     async fn code_at_the_end(body: &mut GuardedBody) -> Code {
         let frame = body.frame().await.unwrap().unwrap();
         let trailers = frame.into_trailers().unwrap();
-        Code::from_bytes(trailers["grpc-status"].as_bytes())
+        fault::code_in(&trailers).unwrap()
     }
 
     #[tokio::test]

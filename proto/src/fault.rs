@@ -6,6 +6,7 @@
 //! as that input, so every status with details is built by `bounded`, and by nothing else.
 
 use crate::reason;
+use http::HeaderMap;
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
@@ -218,6 +219,12 @@ pub fn retry_after(status: &Status) -> Option<Duration> {
     status.get_details_retry_info()?.retry_delay
 }
 
+/// Returns the code with which a call ended, if these headers or trailers have one.
+pub fn code_in(headers: &HeaderMap) -> Option<Code> {
+    let code = headers.get("grpc-status")?;
+    Some(Code::from_bytes(code.as_bytes()))
+}
+
 /// Returns the canonical upper-case name of a code.
 pub fn code_name(code: Code) -> &'static str {
     match code {
@@ -388,6 +395,24 @@ mod tests {
         ] {
             assert_small(&status);
             assert!(reason(&status).is_some());
+        }
+    }
+
+    #[test]
+    fn a_code_is_read_where_there_is_one_and_what_is_none_is_unknown() {
+        let read = |status: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.extend(status.map(|code| {
+                let name = http::HeaderName::from_static("grpc-status");
+                (name, http::HeaderValue::from_static(code))
+            }));
+            code_in(&headers)
+        };
+        assert_eq!(read(None), None);
+        assert_eq!(read(Some("0")), Some(Code::Ok));
+        assert_eq!(read(Some("14")), Some(Code::Unavailable));
+        for odd in ["", "17", "-1", "OK", "014"] {
+            assert_eq!(read(Some(odd)), Some(Code::Unknown), "{odd:?}");
         }
     }
 

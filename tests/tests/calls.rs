@@ -119,17 +119,12 @@ async fn send(
     to.clone().send_request(request).await.unwrap()
 }
 
-fn code(headers: &HeaderMap) -> Option<Code> {
-    let value = headers.get("grpc-status")?;
-    Some(Code::from_bytes(value.as_bytes()))
-}
-
 /// The code that an answer ends with.
 async fn end(response: Response<Incoming>) -> Code {
     let (head, body) = response.into_parts();
     let trailers = body.collect().await.unwrap().trailers().cloned();
-    code(&head.headers)
-        .or_else(|| code(&trailers?))
+    fault::code_in(&head.headers)
+        .or_else(|| fault::code_in(&trailers?))
         .expect("a status")
 }
 
@@ -239,7 +234,7 @@ async fn a_stalled_stream_ends_with_the_credential_that_opened_it() {
     let headers = [("authorization", bearer.as_str())];
     let open = send(&client, path, &headers, message(&request)).await;
     assert_eq!(
-        (open.status(), code(open.headers())),
+        (open.status(), fault::code_in(open.headers())),
         (StatusCode::OK, None)
     );
     assert_eq!(places(&mesh, "automl", "streams").await, 1);
@@ -506,7 +501,10 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
         .send_request(request.body(()).unwrap(), false)
         .unwrap();
     let answer = answer.await.unwrap();
-    assert_eq!(code(answer.headers()), Some(Code::Unauthenticated));
+    assert_eq!(
+        fault::code_in(answer.headers()),
+        Some(Code::Unauthenticated)
+    );
     assert!(answer.body().is_end_stream());
     let reset = futures_util::future::poll_fn(|cx| body.poll_reset(cx)).await;
     assert_eq!(reset.unwrap(), h2::Reason::NO_ERROR);
@@ -531,7 +529,10 @@ async fn headers_that_are_too_large_are_refused_in_grpcs_words() {
     let headers = [("x-large", large.as_str())];
     let answer = send(&client, CHECK, &headers, message(b"")).await;
     assert_eq!(answer.status(), StatusCode::OK);
-    assert_eq!(code(answer.headers()), Some(Code::ResourceExhausted));
+    assert_eq!(
+        fault::code_in(answer.headers()),
+        Some(Code::ResourceExhausted)
+    );
     assert_eq!(answer.headers()["x-trace-id"].len(), 32);
     let status = tonic::Status::from_header_map(answer.headers()).unwrap();
     assert_eq!(fault::reason(&status).as_deref(), Some("HEADERS_TOO_LARGE"));
@@ -552,7 +553,10 @@ async fn refused_until_cut(mesh: &TestMesh, peer: &str) -> Option<u32> {
         let request = request.header("content-type", "application/grpc");
         let request = request.body(message(b"")).unwrap();
         match client.clone().send_request(request).await {
-            Ok(answer) => assert_eq!(code(answer.headers()), Some(Code::ResourceExhausted)),
+            Ok(answer) => assert_eq!(
+                fault::code_in(answer.headers()),
+                Some(Code::ResourceExhausted)
+            ),
             Err(_) => return Some(refused),
         }
         refused += 1;
@@ -585,7 +589,10 @@ async fn a_connection_outlives_the_refusals_of_others_with_its_identity() {
         assert!(greedy.is_some());
         for _ in 0..8 {
             let answer = send(&quiet, WATCH, &[], message(b"")).await;
-            assert_eq!(code(answer.headers()), Some(Code::ResourceExhausted));
+            assert_eq!(
+                fault::code_in(answer.headers()),
+                Some(Code::ResourceExhausted)
+            );
         }
         let answer = send(&quiet, CHECK, &[], message(b"")).await;
         assert_eq!(end(answer).await, Code::Ok);
@@ -628,7 +635,7 @@ async fn a_method_on_the_wrong_port_says_where_it_is_served() {
     );
     let client = connect(&mesh, "auth", "/client/x", 1 << 16).await;
     let answer = send(&client, "/no.Such/Method", &[], message(b"")).await;
-    assert_eq!(code(answer.headers()), Some(Code::Unimplemented));
+    assert_eq!(fault::code_in(answer.headers()), Some(Code::Unimplemented));
     assert!(!answer.headers()["grpc-message"].is_empty());
     mesh.mesh.stop().await;
 }
@@ -695,7 +702,10 @@ async fn an_operators_certificate_alone_is_enough_to_reflect() {
         assert!(text.contains("grpc.health.v1.Health"), "{text}");
         let client = connect(&mesh, "auth", "/client/x", 1 << 16).await;
         let refused = send(&client, &path, &[], message(list)).await;
-        assert_eq!(code(refused.headers()), Some(Code::Unauthenticated));
+        assert_eq!(
+            fault::code_in(refused.headers()),
+            Some(Code::Unauthenticated)
+        );
     }
     // It is no user: what asks for a permission still asks for a credential.
     let mut operator = AuthServiceClient::new(mesh.client("auth", "/user/ada"));

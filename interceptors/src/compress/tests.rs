@@ -26,8 +26,7 @@ struct Outcome {
 
 impl Outcome {
     fn code(&self) -> Option<Code> {
-        let value = self.headers.get("grpc-status")?;
-        Some(Code::from_bytes(value.as_bytes()))
+        fault::code_in(&self.headers)
     }
 }
 

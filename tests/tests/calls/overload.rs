@@ -81,7 +81,7 @@ async fn an_overloaded_mesh_sheds_calls_with_a_time_and_answers_what_is_vital() 
     let raw = connect(&mesh, "auth", "/client/x", 1 << 16).await;
     let answer = send(&raw, ME, &[], message(b"")).await;
     assert_eq!(
-        code(answer.headers()),
+        fault::code_in(answer.headers()),
         Some(Code::Unavailable),
         "before it is looked at"
     );
