@@ -6,7 +6,10 @@
 //! and the process is as slow as the median of them says: a caller moves that by one rank, whatever it sends and
 //! however often, and only more than half of them together decide it, which is the best that any estimate can
 //! do (its breakdown point; Hampel, Annals of Mathematical Statistics 42:6, 1971). Of two callers it is the
-//! faster one.
+//! faster one: it may be the other that asks for more. Who is alone decides alone, for the callers' parts of the
+//! limit leave room for the next in any case. What is learned of a caller who comes while the process is slow is
+//! that slow is usual: as long as such callers are half of all, it is not seen how slow the process is for the
+//! others.
 //!
 //! Callers share a fixed number of lanes, by a hash under a secret of the process, so that memory is bounded.
 //! A caller in the lane of another spoils that one lane.

@@ -347,21 +347,31 @@ async fn no_caller_keeps_others_out() {
     drop(first);
 }
 
-#[tokio::test]
-async fn a_caller_whose_calls_cost_much_slows_down_nobody_else() {
-    pause();
-    let (overload, _) = overload();
-    let took = |user: &'static str, took| (user, Duration::from_millis(took));
-    let callers = [took("costly", 10), took("ada", 10), took("bob", 10)];
-    let window = async |callers: [(&'static str, Duration); 3]| {
-        let mut held = Vec::new();
-        for (user, took) in callers {
-            held.extend(
-                (0..20)
-                    .filter_map(|_| enter_as(&overload, user).ok())
-                    .map(|h| (h, took)),
-            );
-        }
+/// A caller, and how long each of its calls takes.
+type Load<'a> = (&'a str, Duration);
+
+fn took(user: &str, millis: u64) -> Load<'_> {
+    (user, Duration::from_millis(millis))
+}
+
+/// Callers none of whom spoils the lane of another.
+fn callers<const N: usize>(overload: &Overload) -> [String; N] {
+    let lane = |user: &str| {
+        let key = key_of(&by_user(overload, user));
+        std::ptr::from_ref(overload.0.meters.of(0, key))
+    };
+    let mut lanes = std::collections::HashSet::new();
+    let mut names = (0..).map(|n| format!("caller-{n}"));
+    std::array::from_fn(|_| names.find(|name| lanes.insert(lane(name))).unwrap())
+}
+
+/// Windows in which each caller has twenty calls at once, or as many as are let in.
+async fn windows(overload: &Overload, count: usize, callers: &[Load<'_>]) {
+    for _ in 0..count {
+        let calls = callers.iter().flat_map(|load| [load; 20]);
+        let mut held: Vec<_> = calls
+            .filter_map(|(user, took)| Some((enter_as(overload, user).ok()?, *took)))
+            .collect();
         held.sort_by_key(|(_, took)| *took);
         let began = Instant::now();
         for (held, took) in held {
@@ -369,18 +379,59 @@ async fn a_caller_whose_calls_cost_much_slows_down_nobody_else() {
             held.answered(&HeaderMap::new());
         }
         advance(WINDOW).await;
-    };
-    for _ in 0..20 {
-        window(callers).await;
     }
-    let costly = [took("costly", 500), callers[1], callers[2]];
-    for _ in 0..100 {
-        window(costly).await;
+}
+
+#[tokio::test]
+async fn a_caller_whose_calls_cost_much_slows_down_nobody_else() {
+    pause();
+    for others in [1, 2] {
+        let (overload, _) = overload();
+        let [costly, users @ ..] = &callers::<3>(&overload);
+        let load = |of_costly, of_others| {
+            let others = users[..others].iter().map(|user| took(user, of_others));
+            others.chain([took(costly, of_costly)]).collect::<Vec<_>>()
+        };
+        windows(&overload, 20, &load(10, 10)).await;
+        windows(&overload, 100, &load(500, 10)).await;
+        assert_eq!(limit(&overload), 100, "{others}");
+        windows(&overload, 20, &load(500, 500)).await;
+        assert!(limit(&overload) < 100, "this is overload: {others}");
     }
-    assert_eq!(limit(&overload), 100);
-    let all = ["costly", "ada", "bob"].map(|user| took(user, 500));
-    for _ in 0..20 {
-        window(all).await;
+}
+
+#[tokio::test]
+async fn neither_of_two_callers_starves_the_other_however_slow_one_is() {
+    pause();
+    for slow_is_first in [true, false] {
+        let (overload, _) = overload();
+        let [slow, fast] = &callers(&overload);
+        windows(&overload, 20, &[took(slow, 10), took(fast, 10)]).await;
+        windows(&overload, 100, &[took(slow, 500), took(fast, 10)]).await;
+        let (first, second) = match slow_is_first {
+            true => (slow, fast),
+            false => (fast, slow),
+        };
+        let all = all_of(&overload, first);
+        assert_eq!(all.len(), ALONE, "{slow_is_first}");
+        let others = all_of(&overload, second);
+        assert!(others.len() >= 12, "{slow_is_first}: {}", others.len());
     }
-    assert!(limit(&overload) < 100, "this is overload");
+}
+
+#[tokio::test]
+async fn a_caller_who_lowers_the_limit_alone_leaves_room_for_one_who_comes() {
+    pause();
+    let (overload, _) = overload();
+    let [alone, other] = &callers(&overload);
+    windows(&overload, 20, &[took(alone, 10), took(other, 10)]).await;
+    windows(&overload, 300, &[took(alone, 500)]).await;
+    assert_eq!(limit(&overload), FLOOR, "nobody else says otherwise");
+    let held = all_of(&overload, alone);
+    assert!(held.len() < FLOOR as usize, "{}", held.len());
+    assert!(enter_as(&overload, other).is_ok());
+    drop(held);
+    // Once another one calls, it is seen that the process is as fast as usual.
+    windows(&overload, 1000, &[took(alone, 500), took(other, 10)]).await;
+    assert!(limit(&overload) > FLOOR, "{}", limit(&overload));
 }
