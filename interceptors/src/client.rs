@@ -5,9 +5,9 @@ use crate::{
     Call, contract,
     observe::{Observe, ObserveLayer, Observed, Watch},
 };
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderValue, Request};
 use std::time::Duration;
-use tars_proto::{binary, fault, timeout};
+use tars_proto::{fault, timeout};
 use tars_runtime::trace::{Kind, Scope, Span};
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
@@ -117,10 +117,6 @@ pub struct ClientWatch {
 }
 
 impl Watch for ClientWatch {
-    fn answer(&self, headers: &mut HeaderMap) {
-        binary::drop_unreadable_details(headers);
-    }
-
     fn end(self, code: Code) {
         let Some(mut span) = self.span.filter(Span::is_recording) else {
             return;
@@ -139,6 +135,7 @@ impl Watch for ClientWatch {
 mod tests {
     use super::*;
     use crate::fixtures::ME;
+    use std::collections::BTreeSet;
     use tars_proto::table::{outline, outlined};
 
     fn timeout_of(path: &str, asked: Option<&str>) -> Option<String> {
@@ -166,14 +163,17 @@ mod tests {
 
     #[test]
     fn channels_know_of_a_method_what_the_table_says() {
-        let table = contract().unwrap();
-        for method in table.iter() {
+        let mut positions = BTreeSet::new();
+        for method in contract().unwrap().iter() {
             let outline = outline(&method.path).unwrap();
             let known = (outline.idempotent, outline.server_streaming);
             let expected = (method.idempotent, method.server_streaming);
             assert_eq!(known, expected, "{}", method.path);
-            assert!(outline.index < outlined());
+            assert_eq!(outline.path, method.path);
+            let is_its_own = positions.insert(outline.index);
+            assert!(is_its_own, "{} shares its position", method.path);
         }
+        assert!(positions.into_iter().eq(0..outlined()), "there are gaps");
         assert_eq!(outline("/no.Such/Method"), None);
     }
 }

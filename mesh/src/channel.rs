@@ -23,6 +23,7 @@ mod endpoint;
 mod error;
 mod greeting;
 mod health;
+mod judge;
 mod metrics;
 mod options;
 mod resolve;
@@ -30,6 +31,7 @@ mod retry;
 mod sending;
 mod slots;
 mod slowness;
+mod trial;
 
 use addresses::Addresses;
 pub use body::{ChannelBody, MAX_RESPONSE};

@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
-use tars_proto::{binary, fault, reason};
+use tars_proto::{fault, reason};
 use tars_runtime::stream::Stream;
 use tonic::{Code, Status};
 
@@ -130,12 +130,7 @@ where
             return Poll::Ready(Some(Err(refused)));
         }
         let frame = match frame {
-            Some(Ok(mut frame)) => {
-                if let Some(trailers) = frame.trailers_mut() {
-                    binary::drop_unreadable_details(trailers);
-                }
-                frame
-            }
+            Some(Ok(frame)) => frame,
             Some(Err(e)) => return Poll::Ready(Some(Err(e.into()))),
             None => return Poll::Ready(None),
         };
@@ -198,19 +193,6 @@ mod tests {
             assert!(Stream::is_request_awaited());
         })
         .await;
-    }
-
-    #[tokio::test]
-    async fn a_status_whose_details_are_no_base64_is_passed_on_without_them() {
-        let mut trailers = http::HeaderMap::new();
-        trailers.insert("grpc-status", "5".parse().unwrap());
-        trailers.insert("grpc-status-details-bin", "!".parse().unwrap());
-        let end = [Ok::<_, BoxError>(Frame::trailers(trailers))];
-        let body = StreamBody::new(futures_util::stream::iter(end));
-        let mut response = Framed::response(body, 10);
-        let frame = response.frame().await.unwrap().unwrap();
-        let status = Status::from_header_map(frame.trailers_ref().unwrap()).unwrap();
-        assert_eq!((status.code(), status.details()), (Code::NotFound, &[][..]));
     }
 
     #[test]

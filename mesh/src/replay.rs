@@ -4,12 +4,12 @@
 //! well.
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tonic::{Status, body::Body};
 
@@ -25,6 +25,44 @@ struct Source {
     lost: bool,
     /// Whether reading it failed.
     failed: bool,
+    /// Whether it was read to its end.
+    ended: bool,
+    /// How often it was begun. Only the last reader goes on: one that was given up must not take what is yet to
+    /// come, or the wake-up for it, from the next.
+    readers: u32,
+}
+
+impl Source {
+    fn next_reader(&mut self) -> Option<u32> {
+        if self.lost {
+            return None;
+        }
+        self.readers += 1;
+        Some(self.readers)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let polled = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        match &polled {
+            Some(Ok(frame)) => self.retain(frame),
+            Some(Err(_)) => self.failed = true,
+            None => self.ended = true,
+        }
+        Poll::Ready(polled)
+    }
+
+    fn retain(&mut self, frame: &Frame<Bytes>) {
+        match frame.data_ref() {
+            Some(data) if self.bytes + data.len() <= MOST && !self.lost => {
+                self.bytes += data.len();
+                self.sent.push(data.clone());
+            }
+            _ => self.lost = true,
+        }
+    }
 }
 
 /// A body that can be read from its beginning more than once.
@@ -39,6 +77,8 @@ impl Replay {
             bytes: 0,
             lost: false,
             failed: false,
+            ended: false,
+            readers: 0,
         })))
     }
 
@@ -55,12 +95,11 @@ impl Replay {
 
     /// Returns the body from its beginning; `None` when that is not retained.
     pub(crate) fn body(&self) -> Option<Body> {
-        if self.0.lock().lost {
-            return None;
-        }
+        let reader = self.0.lock().next_reader()?;
         // `Body::new` polls the body's state, for which the lock must be free.
         Some(Body::new(Again {
             source: Arc::clone(&self.0),
+            reader,
             at: 0,
         }))
     }
@@ -68,6 +107,7 @@ impl Replay {
 
 struct Again {
     source: Arc<Mutex<Source>>,
+    reader: u32,
     at: usize,
 }
 
@@ -81,30 +121,21 @@ impl http_body::Body for Again {
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
         let mut source = this.source.lock();
-        if let Some(sent) = source.sent.get(this.at) {
-            this.at += 1;
-            return Poll::Ready(Some(Ok(Frame::data(sent.clone()))));
+        if this.reader != source.readers {
+            return Poll::Ready(Some(Err(Status::cancelled("it is sent again"))));
         }
-        let polled = Pin::new(&mut source.inner).poll_frame(cx);
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
-                Some(data) if source.bytes + data.len() <= MOST && !source.lost => {
-                    let data = data.clone();
-                    source.bytes += data.len();
-                    source.sent.push(data);
-                    this.at += 1;
-                }
-                _ => source.lost = true,
-            },
-            Poll::Ready(Some(Err(_))) => source.failed = true,
-            Poll::Ready(None) | Poll::Pending => {}
-        }
-        polled
+        let sent = source.sent.get(this.at).cloned();
+        let frame = match sent {
+            Some(sent) => Some(Ok(Frame::data(sent))),
+            None => ready!(source.poll(cx)),
+        };
+        this.at += 1;
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         let source = self.source.lock();
-        self.at >= source.sent.len() && source.inner.is_end_stream()
+        self.at >= source.sent.len() && (source.ended || source.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -134,7 +165,10 @@ pub(crate) fn never_processed(error: &hyper::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::poll;
     use http_body_util::{BodyExt, Full, StreamBody};
+    use std::time::Duration;
+    use tokio::{sync::mpsc, time::timeout};
 
     async fn read(body: Body) -> Vec<u8> {
         body.collect().await.unwrap().to_bytes().to_vec()
@@ -155,6 +189,39 @@ mod tests {
         first.frame().await.unwrap().unwrap();
         drop(first);
         assert_eq!(read(replay.body().unwrap()).await, b"onetwothree");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_has_ended_is_not_asked_again() {
+        // A stream that panics when it is polled after its end.
+        let once = futures_util::stream::unfold(false, async |ended| {
+            let frame = Frame::data(Bytes::from_static(b"once"));
+            (!ended).then_some((Ok::<_, Status>(frame), true))
+        });
+        let replay = Replay::new(Body::new(StreamBody::new(Box::pin(once))));
+        for _ in 0..2 {
+            assert_eq!(read(replay.body().unwrap()).await, b"once");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_was_given_up_takes_nothing_from_the_next() {
+        let (sender, mut frames) = mpsc::channel::<Result<Frame<Bytes>, Status>>(1);
+        let frames = futures_util::stream::poll_fn(move |cx| frames.poll_recv(cx));
+        let replay = Replay::new(Body::new(StreamBody::new(frames)));
+        let mut given_up = replay.body().unwrap();
+        assert!(poll!(given_up.frame()).is_pending());
+        let next = tokio::spawn(read(replay.body().unwrap()));
+        tokio::task::yield_now().await;
+        // It waits now, and the one before is polled once more before it is dropped.
+        let polled = poll!(given_up.frame());
+        let late = Frame::data(Bytes::from_static(b"late"));
+        sender.send(Ok(late)).await.unwrap();
+        drop(sender);
+        let read = timeout(Duration::from_secs(1), next).await;
+        assert_eq!(read.expect("it is woken").unwrap(), b"late");
+        assert!(matches!(polled, Poll::Ready(Some(Err(_)))));
+        assert!(replay.is_retained() && !replay.has_failed());
     }
 
     #[tokio::test]

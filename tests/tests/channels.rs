@@ -34,6 +34,8 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status, Streaming};
 
+#[path = "channels/cast.rs"]
+mod cast;
 #[path = "channels/chain.rs"]
 mod chain;
 #[path = "channels/counted.rs"]
@@ -42,6 +44,8 @@ mod counted;
 mod faulty;
 #[path = "channels/names.rs"]
 mod names;
+#[path = "channels/probes.rs"]
+mod probes;
 
 /// The listeners of one service, each of which a health service of its own name tells apart.
 struct Replicas {

@@ -10,10 +10,10 @@ use super::{
     ending::Ending,
     endpoint::{Endpoint, MAX_CONNECTIONS},
     error::ChannelError,
-    health::Trial,
     options::Dialer,
     resolve::Resolve,
     slots::StreamSlot,
+    trial::Trial,
 };
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
@@ -54,6 +54,8 @@ pub(super) struct Wanted {
     pub(super) outline: Option<&'static Outline>,
     /// The addresses that have failed it.
     pub(super) failed: Vec<Arc<Endpoint>>,
+    /// Whether the call can be sent again when the address that it goes to fails it.
+    pub(super) spare: bool,
 }
 
 impl Wanted {
@@ -62,7 +64,13 @@ impl Wanted {
             outline: table::outline(method.path()),
             method,
             failed: Vec::new(),
+            spare: false,
         }
+    }
+
+    /// The position of the method's outline.
+    fn index(&self) -> Option<usize> {
+        self.outline.map(|method| method.index)
     }
 
     /// Whether the contract allows to send the call again after it failed.
@@ -84,37 +92,26 @@ impl Wanted {
 /// A stream of a connection, for one call.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) endpoint: Arc<Endpoint>,
-    pub(super) connected: Arc<Connected>,
+    pub(super) choice: Choice,
     pub(super) slot: StreamSlot,
-    /// `None` where there is one address, which has nothing to be compared with.
-    pub(super) trial: Option<Trial>,
 }
 
 impl Lease {
     fn new(choice: Choice, slot: StreamSlot) -> Self {
-        let Choice {
-            endpoint,
-            connected,
-            trial,
-        } = choice;
-        if connected.slots.is_short() {
-            endpoint.prepare();
+        if choice.connected.slots.is_short() {
+            choice.endpoint.prepare();
         }
-        Self {
-            endpoint,
-            connected,
-            slot,
-            trial,
-        }
+        Self { choice, slot }
     }
 }
 
 /// An address that was chosen for a call.
-struct Choice {
-    endpoint: Arc<Endpoint>,
-    connected: Arc<Connected>,
-    trial: Option<Trial>,
+#[derive(Debug)]
+pub(super) struct Choice {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) connected: Arc<Connected>,
+    /// `None` where there is one address, which has nothing to be compared with.
+    pub(super) trial: Option<Trial>,
 }
 
 /// Why there is no stream for a call.
@@ -261,7 +258,7 @@ impl Addresses {
             .or_else(|| pick(all.len(), draw, admitted, load))
             .or_else(|| pick(all.len(), draw, ready, load));
         picked.map(|(endpoint, connected)| Choice {
-            trial: Some(endpoint.health.call(&wanted.method, now)),
+            trial: Some(Trial::call(&endpoint.health, wanted.index(), now)),
             endpoint: Arc::clone(endpoint),
             connected,
         })
@@ -392,10 +389,8 @@ fn probe(all: &[Arc<Endpoint>], identity: &Arc<Identity>, wanted: &Wanted) -> Op
             endpoint.revive();
             return None;
         };
-        let (method, now) = (&wanted.method, Instant::now());
-        let trial = endpoint
-            .health
-            .try_probe(method, wanted.is_repeatable(), now)?;
+        let (health, now) = (&endpoint.health, Instant::now());
+        let trial = Trial::try_probe(health, wanted.index(), wanted.spare, now)?;
         Some(Choice {
             endpoint: Arc::clone(endpoint),
             connected,

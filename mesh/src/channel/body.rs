@@ -1,69 +1,74 @@
 //! The body of a response: it holds the slot of its stream until it has ended, and ends with the deadline of
-//! its call. What its trailers say is recorded on the way.
+//! its call. What its trailers say is recorded on the way. Details of a status that cannot be read are dropped
+//! here, from headers as from trailers, before anybody reads the status.
 
 use super::{
-    ending::{Ending, code_in},
-    health::Trial,
+    judge::{BoxError, Item, Judge},
     metrics::Counted,
     slots::StreamSlot,
 };
 use crate::framed::Framed;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use std::{
-    error::Error,
     future::poll_fn,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
-use tars_proto::timeout;
+use tars_proto::{binary, fault::code_in, timeout};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Code;
 
 /// Maximum size in bytes of a message that a channel receives.
 pub const MAX_RESPONSE: usize = 16 << 20;
 
-type BoxError = Box<dyn Error + Send + Sync>;
-type Item = Result<Frame<Bytes>, BoxError>;
-
 pin_project! {
     /// The body of a response, which holds the slot of its stream until it has ended.
     #[derive(Debug)]
-    pub struct ChannelBody {
+    pub struct ChannelBody<B = Incoming> {
         // `None` once the deadline has passed, which resets the stream.
         #[pin]
-        body: Option<Framed<Incoming>>,
+        body: Option<Framed<B>>,
         // What was read of it to see whether the call failed.
         first: Option<Item>,
         slot: Option<StreamSlot>,
         deadline: Option<Instant>,
         timer: Option<Pin<Box<Sleep>>>,
-        // The call to an address that has sent no message of its stream.
-        trial: Option<Box<Trial>>,
+        // What judges the address, as long as what follows tells something of it.
+        judge: Option<Judge>,
         counted: Option<Counted>,
     }
 }
 
-impl ChannelBody {
-    pub(super) fn new(body: Incoming, slot: StreamSlot, deadline: Option<Instant>) -> Self {
-        Self {
+impl<B> ChannelBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Unpin,
+{
+    /// The response with this body.
+    pub(super) fn of(
+        mut response: Response<B>,
+        slot: StreamSlot,
+        deadline: Option<Instant>,
+    ) -> Response<Self> {
+        binary::drop_unreadable_details(response.headers_mut());
+        response.map(|body| Self {
             body: Some(Framed::response(body, MAX_RESPONSE)),
             first: None,
             slot: Some(slot),
             deadline,
             timer: None,
-            trial: None,
+            judge: None,
             counted: None,
-        }
+        })
     }
 
     /// Waits for the first message, or what comes in its place.
     pub(super) async fn read_first(&mut self) {
         if let Some(body) = &mut self.body {
-            self.first = poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await;
+            self.first = poll_fn(|cx| poll_body(Pin::new(&mut *body), cx)).await;
         }
     }
 
@@ -89,9 +94,9 @@ impl ChannelBody {
         }
     }
 
-    /// Judges the address by whether the stream fails before its first message.
-    pub(super) fn judge(&mut self, trial: Trial) {
-        self.trial = Some(Box::new(trial));
+    /// Judges the address by what follows.
+    pub(super) fn judge(&mut self, judge: Judge) {
+        self.judge = Some(judge);
     }
 
     /// Counts the call when the body ends.
@@ -100,30 +105,35 @@ impl ChannelBody {
     }
 }
 
-/// Records what a frame tells, or that there is no further one.
-fn record(frame: Option<&Item>, trial: &mut Option<Box<Trial>>, counted: &mut Option<Counted>) {
-    let trailers = match frame {
-        Some(Ok(frame)) => match frame.trailers_ref() {
-            Some(trailers) => Some(trailers),
-            None => {
-                drop(trial.take());
-                return;
-            }
-        },
-        _ => None,
-    };
-    if let (Some(trial), Some(trailers)) = (trial.take(), trailers) {
-        trial.end(Ending::of(trailers));
+fn poll_body<B>(body: Pin<&mut Framed<B>>, cx: &mut Context<'_>) -> Poll<Option<Item>>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
+    let mut frame = ready!(body.poll_frame(cx));
+    if let Some(Ok(frame)) = &mut frame
+        && let Some(trailers) = frame.trailers_mut()
+    {
+        binary::drop_unreadable_details(trailers);
     }
-    if let Some(mut counted) = counted.take() {
-        counted.end(match frame {
-            Some(Err(_)) => Code::Unavailable,
-            _ => trailers.and_then(code_in).unwrap_or(Code::Unknown),
-        });
+    Poll::Ready(frame)
+}
+
+/// Returns the code with which a call has ended whose body has this last; `None` for the end.
+fn code_of(last: Option<&Item>) -> Code {
+    match last {
+        Some(Ok(frame)) => {
+            let trailers = frame.trailers_ref();
+            trailers.and_then(code_in).unwrap_or(Code::Unknown)
+        }
+        Some(Err(_)) => Code::Unavailable,
+        None => Code::Unknown,
     }
 }
 
-impl Body for ChannelBody {
+impl<B> Body for ChannelBody<B>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>>,
+{
     type Data = Bytes;
     type Error = BoxError;
 
@@ -134,14 +144,18 @@ impl Body for ChannelBody {
         };
         let polled = match this.first.take() {
             Some(first) => Poll::Ready(Some(first)),
-            None => body.poll_frame(cx),
+            None => poll_body(body, cx),
         };
         if let Poll::Ready(frame) = polled {
+            *this.judge = this
+                .judge
+                .take()
+                .and_then(|judge| judge.see(frame.as_ref()));
             let more = matches!(&frame, Some(Ok(frame)) if frame.is_data());
             if !more {
                 *this.slot = None;
+                end(this.counted, code_of(frame.as_ref()));
             }
-            record(frame.as_ref(), this.trial, this.counted);
             return Poll::Ready(frame);
         }
         // The timer is created only when there is something to wait for.
@@ -153,13 +167,11 @@ impl Body for ChannelBody {
             return Poll::Pending;
         }
         this.body.set(None);
-        *this.slot = None;
+        (*this.slot, *this.judge) = (None, None);
+        end(this.counted, Code::DeadlineExceeded);
         let mut trailers = HeaderMap::new();
         timeout::expired().add_header(&mut trailers)?;
-        let expired = Ok(Frame::trailers(trailers));
-        *this.trial = None;
-        record(Some(&expired), this.trial, this.counted);
-        Poll::Ready(Some(expired))
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -179,3 +191,12 @@ impl Body for ChannelBody {
         hint
     }
 }
+
+fn end(counted: &mut Option<Counted>, code: Code) {
+    if let Some(mut counted) = counted.take() {
+        counted.end(code);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,14 @@
 //! ```
 //!
 //! An address that fails is *ejected*: it gets no calls for a while that doubles. Then one call is let
-//! through as a probe. That is one that may be sent again elsewhere, so that nobody feels it when the probe
-//! fails, or is not responded to in time; only after a further while without such a call it may be any. A response that says nothing about
-//! the address's health, such as an exceeded limit, neither ejects nor readmits it.
+//! through as a probe. That is one that can be sent again elsewhere, so that nobody feels it when the probe
+//! fails, or is not responded to in time; only after a further while without such a call it may be any. A
+//! response that says nothing about the address's health, such as an exceeded limit, neither ejects nor
+//! readmits it.
+//!
+//! A probe is judged by its end. Where its response has begun and may take long, it has succeeded once nothing
+//! bad has followed for a while; and a probe without any result does not keep the address out for as long as its
+//! caller waits: after a while the next one may show more.
 
 use super::ejections::Ejection;
 use std::time::Duration;
@@ -30,8 +35,12 @@ const MIN_CALLS: u32 = 20;
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
 /// How long an ejection lasts at most, however often it is repeated.
 const MAX_EJECTION: Duration = Duration::from_secs(30);
-/// How long an address waits for a call that may be sent again, before any call is its probe.
+/// How long an address waits for a call that can be sent again, before any call is its probe.
 const ANY_PROBE_AFTER: Duration = Duration::from_secs(10);
+/// How long nothing may follow the beginning of a response to a probe, before the probe has succeeded.
+const PROBATION: Duration = Duration::from_secs(1);
+/// How long a probe may have no result, before another call is a probe, too.
+const NEXT_PROBE_AFTER: Duration = Duration::from_secs(10);
 
 /// What a call tells of the address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +53,25 @@ pub(super) enum Verdict {
     Unknown,
 }
 
+/// Where a breaker stands, as those see it who watch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
+impl Phase {
+    /// Its name as a metric label.
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// What a change of the breaker means for the channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
@@ -51,17 +79,39 @@ pub(super) enum Change {
     None,
     /// The address was ejected.
     Ejected,
+    /// A call shows whether the address works again.
+    Probed,
     /// The probe brought nothing good, and the address stays ejected.
     Reopened,
     /// The address gets calls again.
     Readmitted,
 }
 
+impl Change {
+    /// From where to where it led.
+    pub(super) fn phases(self) -> Option<(Phase, Phase)> {
+        match self {
+            Self::None => None,
+            Self::Ejected => Some((Phase::Closed, Phase::Open)),
+            Self::Probed => Some((Phase::Open, Phase::HalfOpen)),
+            Self::Reopened => Some((Phase::HalfOpen, Phase::Open)),
+            Self::Readmitted => Some((Phase::HalfOpen, Phase::Closed)),
+        }
+    }
+}
+
 #[derive(Debug)]
 enum State {
     Closed(Counts),
-    Open { until: Instant },
-    HalfOpen,
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        /// When the last probe was sent.
+        sent: Instant,
+        /// When a response to one of them began.
+        accepted: Option<Instant>,
+    },
 }
 
 /// The results of the calls of a while.
@@ -124,35 +174,49 @@ impl Breaker {
         }
     }
 
-    /// Lets one call through to an address whose ejection is over. `repeatable` tells whether the call can
-    /// be sent to another address when it fails.
-    pub(super) fn try_probe(&mut self, repeatable: bool, now: Instant) -> bool {
-        let State::Open { until } = self.state else {
-            return false;
-        };
-        let due = match repeatable {
-            true => until,
-            false => until + ANY_PROBE_AFTER,
+    /// Lets one call through to an address whose ejection is over, and returns what that changes; `None` when
+    /// it is not time for one. `spare` tells whether the call can be sent to another address when it fails.
+    pub(super) fn try_probe(&mut self, spare: bool, now: Instant) -> Option<Change> {
+        let (due, change) = match self.state {
+            State::Closed(_) => return None,
+            State::Open { until } if spare => (until, Change::Probed),
+            State::Open { until } => (until + ANY_PROBE_AFTER, Change::Probed),
+            State::HalfOpen { sent, .. } => (sent + NEXT_PROBE_AFTER, Change::None),
         };
         if now < due {
-            return false;
+            return None;
         }
-        self.state = State::HalfOpen;
-        true
+        self.state = State::HalfOpen {
+            sent: now,
+            accepted: None,
+        };
+        Some(change)
+    }
+
+    /// Records that a response to a probe has begun. A fault may still follow.
+    pub(super) fn accept_probe(&mut self, now: Instant) {
+        if let State::HalfOpen { accepted, .. } = &mut self.state {
+            accepted.get_or_insert(now);
+        }
+    }
+
+    /// Readmits an address that has accepted a probe, when nothing bad has followed for a while.
+    pub(super) fn settle(&mut self, now: Instant) -> Change {
+        match self.state {
+            State::HalfOpen {
+                accepted: Some(at), ..
+            } if now.saturating_duration_since(at) >= PROBATION => self.readmit(now),
+            _ => Change::None,
+        }
     }
 
     /// Records the result of a probe.
     pub(super) fn record_probe(&mut self, verdict: Verdict, now: Instant) -> Change {
-        if !matches!(self.state, State::HalfOpen) {
+        if !matches!(self.state, State::HalfOpen { .. }) {
             return Change::None;
         }
         match verdict {
-            Verdict::Healthy => {
-                self.state = State::Closed(Counts::new(now));
-                self.readmitted = now;
-                self.held = None;
-                Change::Readmitted
-            }
+            Verdict::Healthy => self.readmit(now),
             Verdict::Failed => {
                 self.eject(now);
                 Change::Reopened
@@ -163,6 +227,13 @@ impl Breaker {
                 Change::Reopened
             }
         }
+    }
+
+    fn readmit(&mut self, now: Instant) -> Change {
+        self.state = State::Closed(Counts::new(now));
+        self.readmitted = now;
+        self.held = None;
+        Change::Readmitted
     }
 
     /// Records the result of a call that was no probe. `place` is asked for one among those that are

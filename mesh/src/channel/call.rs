@@ -6,21 +6,23 @@
 
 use super::{
     Shared,
-    addresses::{Lease, LeaseError},
-    answer::answered,
+    addresses::{Choice, Lease, LeaseError},
+    answer::{answered, begun},
     body::ChannelBody,
-    ending::{Ending, code_in},
+    connected::Connected,
+    ending::Ending,
     error::ChannelError,
-    health::end,
+    judge::ending_of_lost,
     metrics::{Counted, PeerMetrics},
     retry::{NoRetry, Pushback},
     sending::{Failure, Lost, Sending, Trouble},
+    trial::{Trial, end},
 };
 use crate::replay::never_processed;
 use http::{Request, Response};
 use hyper::client::conn::TrySendError;
-use std::{sync::Arc, time::Duration};
-use tars_proto::timeout::expired;
+use std::{pin::pin, sync::Arc, time::Duration};
+use tars_proto::{fault::code_in, timeout::expired};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Status, body::Body};
 
@@ -60,95 +62,120 @@ impl Shared {
                 Ok(response) => return Ok(response),
                 Err(trouble) => trouble,
             };
-            match trouble {
+            let pause = match trouble {
                 Trouble::Refused(status) => return Err(status),
-                Trouble::Unsent(lost) => match call.resends.and_then(|left| left.checked_sub(1)) {
-                    None => return Err(self.lost(lost)),
-                    left => {
-                        self.metrics().resends.inc();
-                        call.resends = left;
-                    }
+                Trouble::Silent => Duration::ZERO,
+                Trouble::Unsent(lost) => match self.retry_transparently(&mut call) {
+                    false => return Err(self.lost(lost)),
+                    true => Duration::ZERO,
                 },
-                Trouble::Failed(failure) => {
-                    let Some(pause) = self.retry(&mut call, &failure) else {
-                        return self.failed(failure);
-                    };
-                    // Its stream is free again meanwhile.
-                    drop(failure);
-                    if !pause.is_zero() {
-                        sleep(pause).await;
-                    }
-                }
+                // The stream of what failed is free again during the pause.
+                Trouble::Failed(failure) => match self.retry(&mut call, &failure) {
+                    None => return self.failed(failure),
+                    Some(pause) => pause,
+                },
+            };
+            if !pause.is_zero() {
+                sleep(pause).await;
             }
             call.shorten();
         }
     }
 
     async fn attempt(&self, call: &mut Sending) -> Result<Response<ChannelBody>, Trouble> {
+        call.wanted.spare = self.has_spare(call);
         let lease = self.addresses.lease(&call.wanted).await;
-        let lease = lease.map_err(|e| Trouble::Refused(self.unleased(&e)))?;
-        let head = call.head(&lease.connected).map_err(Trouble::Refused)?;
+        let Lease { choice, slot } = lease.map_err(|e| Trouble::Refused(self.unleased(&e)))?;
+        let request = self.request(call, &choice.connected)?;
+        let mut sender = choice.connected.sender.clone();
+        let sent = sender.try_send_request(request);
+        let what = (call.end(), call.wanted.is_answered_once());
+        let begun = begun(sent, &choice.connected, slot, what);
+        match self
+            .within_patience(call, choice.trial.as_ref(), begun)
+            .await
+        {
+            Some(Ok(response)) => answered(call, choice, response),
+            Some(Err(error)) => Err(self.unanswered(call, choice, error)),
+            None => Err(silent(call, choice)),
+        }
+    }
+
+    fn request(&self, call: &mut Sending, connected: &Connected) -> Result<Request<Body>, Trouble> {
+        let head = call.head(connected).map_err(Trouble::Refused)?;
         let Some(body) = call.replay.body() else {
-            let target = lease.connected.name.to_string();
+            let target = connected.name.to_string();
             let moved = ChannelError::Moved { target };
             return Err(Trouble::Refused(self.unreachable(&moved)));
         };
-        let mut sender = lease.connected.sender.clone();
-        let sent = sender.try_send_request(Request::from_parts(head, body));
-        let sent = match self.patience(call, &lease) {
-            None => sent.await,
-            Some(patience) => match timeout(patience, sent).await {
-                Ok(sent) => sent,
-                Err(_) => return Err(silent(call, lease)),
-            },
+        Ok(Request::from_parts(head, body))
+    }
+
+    /// Waits for the beginning of a response; `None` when that of a probe takes so long that the call is sent
+    /// elsewhere. Where it cannot be, it waits on.
+    async fn within_patience<T>(
+        &self,
+        call: &mut Sending,
+        trial: Option<&Trial>,
+        begun: impl Future<Output = T>,
+    ) -> Option<T> {
+        let Some(patience) = trial.and_then(Trial::patience) else {
+            return Some(begun.await);
         };
-        match sent {
-            Ok(response) => answered(call, lease, response).await,
-            Err(error) => Err(self.unanswered(call, lease, error)),
+        let mut begun = pin!(begun);
+        match timeout(patience, &mut begun).await {
+            Ok(begun) => Some(begun),
+            Err(_) if self.goes_elsewhere(call) => None,
+            Err(_) => Some(begun.await),
         }
     }
 
-    /// How long a response is waited for before the call is sent elsewhere; `None` for as long as the caller
-    /// does.
-    fn patience(&self, call: &Sending, lease: &Lease) -> Option<Duration> {
-        let patience = lease.trial.as_ref()?.patience()?;
-        let goes_elsewhere = call.wanted.is_repeatable() && self.addresses.has_other(&call.wanted);
-        goes_elsewhere.then_some(patience)
+    /// Whether a call could be sent again, as far as is known before it is sent.
+    fn has_spare(&self, call: &Sending) -> bool {
+        let is_left = || call.retries.has_one() && self.budget.has_one();
+        call.wanted.is_repeatable() && call.replay.is_retained() && is_left()
     }
 
-    /// What is not sent because its connection was closing is told apart from what may have been
-    /// processed.
+    /// Takes a retry for a call without a response, if it can be sent to another address now.
+    fn goes_elsewhere(&self, call: &mut Sending) -> bool {
+        let is_possible = call.wanted.is_repeatable() && self.addresses.has_other(&call.wanted);
+        is_possible && self.take_retry(call, Pushback::Unsaid, false).is_ok()
+    }
+
+    /// What a failed attempt comes to: what was not sent because its connection was closing is told apart from
+    /// what may have been processed.
     fn unanswered(
         &self,
         call: &mut Sending,
-        lease: Lease,
+        choice: Choice,
         mut error: TrySendError<Request<Body>>,
     ) -> Trouble {
-        let unsent = error.take_message().is_some() || never_processed(error.error());
-        let Lease {
+        let Choice {
             endpoint,
             connected,
             trial,
-            ..
-        } = lease;
+        } = choice;
+        let is_unsent = error.take_message().is_some() || never_processed(error.error());
         let error = error.into_error();
         let lost = Lost { connected, error };
-        let ending = match unsent {
-            true => Ending::Other,
-            false => call.ending_of_lost(),
-        };
-        end(trial, ending);
-        if unsent {
-            let open = || self.addresses.connections();
-            call.resends.get_or_insert_with(open);
+        if is_unsent {
+            end(trial, Ending::Other);
+            call.allow_transparent_retries(|| self.addresses.connections());
             endpoint.forget(&lost.connected);
-        } else {
-            call.wanted.failed.push(endpoint);
+            return Trouble::Unsent(lost);
         }
-        match unsent {
-            true => Trouble::Unsent(lost),
-            false => Trouble::Failed(Failure::Lost(lost)),
+        end(trial, ending_of_lost(&call.replay));
+        call.wanted.failed.push(endpoint);
+        Trouble::Failed(Failure::Lost(lost))
+    }
+
+    /// Takes a retry of a call that no server has processed.
+    fn retry_transparently(&self, call: &mut Sending) -> bool {
+        let taken = call.take_transparent_retry();
+        if taken {
+            self.metrics().transparent_retries.inc();
         }
+        taken
     }
 
     /// Returns after what pause a failed call is sent again, if it is.
@@ -157,38 +184,39 @@ impl Shared {
         if !call.wanted.is_repeatable() || call.replay.has_failed() {
             return None;
         }
-        match self.allowed(call, failure) {
-            Ok(pause) => {
-                self.metrics().retries.inc();
-                Some(pause)
-            }
-            Err(why) => {
-                self.metrics().refuse_retry(why.label());
-                None
-            }
-        }
-    }
-
-    fn allowed(&self, call: &mut Sending, failure: &Failure) -> Result<Duration, NoRetry> {
-        if !call.replay.is_retained() {
-            return Err(NoRetry::Body);
-        }
         let (pushback, waits) = match failure {
-            Failure::Lost(_) | Failure::Silent(_) => (Pushback::Unsaid, false),
+            Failure::Lost(_) => (Pushback::Unsaid, false),
             Failure::Unavailable {
                 pushback, waits, ..
             } => (*pushback, *waits),
         };
+        let taken = self.take_retry(call, pushback, waits);
+        let refused = taken.inspect_err(|why| self.metrics().refuse_retry(why.label()));
+        refused.ok()
+    }
+
+    /// Takes a retry of a call that may be repeated, and returns after what pause it is sent.
+    fn take_retry(
+        &self,
+        call: &mut Sending,
+        pushback: Pushback,
+        waits: bool,
+    ) -> Result<Duration, NoRetry> {
+        if !call.replay.is_retained() {
+            return Err(NoRetry::Body);
+        }
         let elsewhere = self.addresses.has_other(&call.wanted);
         let pause = call.retries.next(pushback, elsewhere, waits)?;
         if !call.outlasts(pause) {
             return Err(NoRetry::Deadline);
         }
         // What is not sent takes nothing from it.
-        match self.budget.take() {
-            true => Ok(pause),
-            false => Err(NoRetry::Budget),
+        if !self.budget.take() {
+            return Err(NoRetry::Budget);
         }
+        call.retries.record();
+        self.metrics().retries.inc();
+        Ok(pause)
     }
 
     fn metrics(&self) -> &Arc<PeerMetrics> {
@@ -198,10 +226,6 @@ impl Shared {
     fn failed(&self, failure: Failure) -> Answer {
         match failure {
             Failure::Lost(lost) => Err(self.lost(lost)),
-            Failure::Silent(connected) => {
-                let target = connected.name.to_string();
-                Err(self.unreachable(&ChannelError::Silent { target }))
-            }
             Failure::Unavailable { answer, .. } => Ok(*answer),
         }
     }
@@ -220,8 +244,8 @@ impl Shared {
 }
 
 /// Gives a probe up.
-fn silent(call: &mut Sending, lease: Lease) -> Trouble {
-    end(lease.trial, Ending::Failed);
-    call.wanted.failed.push(lease.endpoint);
-    Trouble::Failed(Failure::Silent(lease.connected))
+fn silent(call: &mut Sending, choice: Choice) -> Trouble {
+    end(choice.trial, Ending::Failed);
+    call.wanted.failed.push(choice.endpoint);
+    Trouble::Silent
 }

@@ -1,13 +1,15 @@
 //! How a call ended, as far as it tells something of the address.
 
 use http::HeaderMap;
-use tars_proto::{binary, fault};
+use tars_proto::{binary, fault, fault::code_in};
 use tonic::{Code, Status};
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
-    /// With a response, whether the caller likes it or not.
+    /// With what its caller asked for.
+    Served,
+    /// With another response: the address works, and that is all.
     Answered,
     /// With a refusal for lack of capacity: the address is as slow as can be, but it works.
     Busy,
@@ -22,21 +24,17 @@ impl Ending {
     /// business of others.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         match code_in(headers) {
+            Some(Code::Ok) => Self::Served,
             Some(Code::Unavailable) => match unavailable(headers) {
                 Some(status) if fault::is_busy(&status) => Self::Busy,
                 Some(status) if fault::is_of_caller(&status) => Self::Other,
                 _ => Self::Failed,
             },
             Some(Code::ResourceExhausted) => Self::Other,
-            _ => Self::Answered,
+            Some(_) => Self::Answered,
+            None => Self::Failed,
         }
     }
-}
-
-/// Returns the code with which a call ended, if these headers or trailers have one.
-pub(super) fn code_in(headers: &HeaderMap) -> Option<Code> {
-    let code = headers.get("grpc-status")?;
-    Some(Code::from_bytes(code.as_bytes()))
 }
 
 /// Returns the status, where it is UNAVAILABLE.
@@ -67,9 +65,9 @@ mod tests {
 
     #[test]
     fn only_unavailability_is_a_failure_and_a_want_of_room_is_none() {
-        assert_eq!(Ending::of(&HeaderMap::new()), Ending::Answered);
+        assert_eq!(Ending::of(&HeaderMap::new()), Ending::Failed, "no status");
         for (status, expected) in [
-            (Status::ok(""), Ending::Answered),
+            (Status::ok(""), Ending::Served),
             (Status::internal("no"), Ending::Answered),
             (Status::deadline_exceeded("no"), Ending::Answered),
             (Status::resource_exhausted("no"), Ending::Other),

@@ -62,12 +62,6 @@ pub enum ChannelError {
         /// The cause.
         source: Arc<hyper::Error>,
     },
-    /// The server, which was silent before, did not respond to a call.
-    #[error("{target} does not respond")]
-    Silent {
-        /// The address.
-        target: String,
-    },
     /// The connection was closed, and the request is too long to be sent again.
     #[error("{target}: the connection was closed during a long request")]
     Moved {
@@ -115,19 +109,20 @@ impl ChannelError {
         }
     }
 
-    /// The kind of the error, as a metric label.
+    /// Why an attempt to connect failed, as a metric label.
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Connect { .. } => "unreachable",
-            Self::Timeout { .. } | Self::Silent { .. } => "timeout",
+            Self::Timeout { .. } => "timeout",
             Self::NoH2 { .. } => "no_http2",
-            Self::Closed { .. } | Self::Http { .. } | Self::Moved { .. } => "connection_lost",
+            Self::Closed { .. } | Self::Http { .. } => "connection_lost",
             Self::Refused { .. } => "not_trusted",
             Self::Own(_) | Self::Identity(_) => "own_certificate",
             Self::OwnRevoked { .. } => "own_certificate_revoked",
-            Self::Abandoned { .. } => "abandoned",
-            Self::Several(_) => "several",
-            Self::Target(_) => "target",
+            // No single attempt ends with these.
+            Self::Moved { .. } | Self::Abandoned { .. } | Self::Several(_) | Self::Target(_) => {
+                "other"
+            }
         }
     }
 
@@ -148,7 +143,6 @@ impl ChannelError {
         match self {
             Self::Connect { .. }
             | Self::Timeout { .. }
-            | Self::Silent { .. }
             | Self::Abandoned { .. }
             | Self::Target(_) => format!("{to} cannot be reached"),
             // Of several reasons, one that a server gave says the most.

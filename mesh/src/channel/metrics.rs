@@ -2,6 +2,7 @@
 //! peer is the identity that a channel expects of its server, so that the configuration bounds how many there
 //! are; methods are those of the contract, and what is not in it counts as one.
 
+use super::breaker::Phase;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -66,7 +67,7 @@ struct Families {
     calls: Family<CallLabels, Counter>,
     seconds: Family<MethodLabels, Histogram>,
     retries: Family<PeerLabel, Counter>,
-    resends: Family<PeerLabel, Counter>,
+    transparent_retries: Family<PeerLabel, Counter>,
     retries_refused: Family<ReasonLabels, Counter>,
     connections: Family<PeerLabel, Gauge>,
     opened: Family<PeerLabel, Counter>,
@@ -81,7 +82,7 @@ impl Default for Families {
             calls: Family::default(),
             seconds: Family::new_with_constructor(histogram as fn() -> Histogram),
             retries: Family::default(),
-            resends: Family::default(),
+            transparent_retries: Family::default(),
             retries_refused: Family::default(),
             connections: Family::default(),
             opened: Family::default(),
@@ -109,7 +110,7 @@ impl ChannelMetrics {
         };
         Arc::new(PeerMetrics {
             retries: all.retries.get_or_create_owned(&label),
-            resends: all.resends.get_or_create_owned(&label),
+            transparent_retries: all.transparent_retries.get_or_create_owned(&label),
             connections: all.connections.get_or_create_owned(&label),
             opened: all.opened.get_or_create_owned(&label),
             ejected: all.ejected.get_or_create_owned(&label),
@@ -140,7 +141,7 @@ impl Families {
         metrics.register(
             "rpc_client_transparent_retries",
             "How often a call that no server had processed was sent again",
-            self.resends.clone(),
+            self.transparent_retries.clone(),
         );
         metrics.register(
             "rpc_client_retries_refused",
@@ -184,7 +185,7 @@ pub(super) struct PeerMetrics {
     peer: Peer,
     families: ChannelMetrics,
     pub(super) retries: Counter,
-    pub(super) resends: Counter,
+    pub(super) transparent_retries: Counter,
     connections: Gauge,
     pub(super) opened: Counter,
     pub(super) ejected: Gauge,
@@ -207,9 +208,12 @@ impl PeerMetrics {
     }
 
     /// Counts a change of a breaker.
-    pub(super) fn step(&self, from: &'static str, to: &'static str) {
-        let peer = Arc::clone(&self.peer);
-        let labels = StepLabels { peer, from, to };
+    pub(super) fn step(&self, from: Phase, to: Phase) {
+        let labels = StepLabels {
+            peer: Arc::clone(&self.peer),
+            from: from.label(),
+            to: to.label(),
+        };
         self.families.0.steps.get_or_create(&labels).inc();
     }
 

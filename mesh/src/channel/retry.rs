@@ -1,7 +1,7 @@
 //! Which failed calls are sent again, and when.
 //!
-//! Only a call that the contract declares idempotent, only when its service was unavailable or the connection
-//! to it was lost, and only before the first message of a response. A budget bounds the retries to a share of all
+//! Only a call that the contract declares idempotent, only when its service was unavailable, the connection to it
+//! was lost or a probe of it was silent, and only before the first message of a response. A budget bounds the retries to a share of all
 //! calls: when a service fails for everybody, retries must not multiply what it gets. What a server asks
 //! for with `grpc-retry-pushback-ms` holds (gRFC A6, "client retries").
 
@@ -50,6 +50,11 @@ impl Budget {
         }
     }
 
+    /// Whether there is a retry now.
+    pub(super) fn has_one(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= RETRY
+    }
+
     /// Takes a retry, if there is one.
     pub(super) fn take(&self) -> bool {
         let less = |saved: u32| saved.checked_sub(RETRY);
@@ -93,7 +98,7 @@ pub(super) enum NoRetry {
     Deadline,
     /// What the channel may spend on retries is spent.
     Budget,
-    /// Its body is too long to be retained.
+    /// Its body is too long to be retained, or could not be read.
     Body,
 }
 
@@ -113,21 +118,26 @@ impl NoRetry {
 /// The retries of one call.
 #[derive(Debug, Default)]
 pub(super) struct Retries {
-    sent: u32,
+    /// How often it was sent again.
+    done: u32,
 }
 
 impl Retries {
-    /// Returns how long to wait before the call is sent again, if the budget has a retry for it.
-    /// `elsewhere` tells whether there is an address that has not failed it, and `asks_to_wait` whether
-    /// the server has said that it is of no use to ask it again soon.
+    /// Whether the call may be sent once more.
+    pub(super) fn has_one(&self) -> bool {
+        self.done + 1 < MAX_ATTEMPTS
+    }
+
+    /// Returns how long to wait before the call is sent again, if it may be. `elsewhere` tells whether there
+    /// is an address that has not failed it, and `asks_to_wait` whether the server has said when a call may
+    /// come back: asking the same one sooner is of no use.
     pub(super) fn next(
-        &mut self,
+        &self,
         pushback: Pushback,
         elsewhere: bool,
         asks_to_wait: bool,
     ) -> Result<Duration, NoRetry> {
-        self.sent += 1;
-        if self.sent >= MAX_ATTEMPTS {
+        if !self.has_one() {
             return Err(NoRetry::Attempts);
         }
         match pushback {
@@ -139,9 +149,14 @@ impl Retries {
         }
     }
 
+    /// Records that the call is sent again.
+    pub(super) fn record(&mut self) {
+        self.done += 1;
+    }
+
     fn pause(&self) -> Duration {
         let backoff = Backoff::new(PAUSE, MAX_PUSHBACK).with_jitter(Seeds::system());
-        backoff.after(self.sent)
+        backoff.after(self.done + 1)
     }
 }
 
@@ -149,16 +164,23 @@ impl Retries {
 mod tests {
     use super::*;
 
-    fn next(retries: &mut Retries, pushback: Pushback) -> Result<Duration, NoRetry> {
+    fn next(retries: &Retries, pushback: Pushback) -> Result<Duration, NoRetry> {
         retries.next(pushback, true, false)
     }
 
     #[test]
     fn a_call_is_sent_three_times_at_most() {
         let mut retries = Retries::default();
-        assert_eq!(next(&mut retries, Pushback::Unsaid), Ok(Duration::ZERO));
-        assert_eq!(next(&mut retries, Pushback::Unsaid), Ok(Duration::ZERO));
-        let last = next(&mut retries, Pushback::Unsaid);
+        for _ in 0..2 {
+            // What is only asked for is not used up.
+            for _ in 0..5 {
+                assert_eq!(next(&retries, Pushback::Unsaid), Ok(Duration::ZERO));
+            }
+            assert!(retries.has_one());
+            retries.record();
+        }
+        assert!(!retries.has_one());
+        let last = next(&retries, Pushback::Unsaid);
         assert_eq!(last, Err(NoRetry::Attempts));
     }
 
@@ -171,7 +193,7 @@ mod tests {
             (Pushback::After(second * 3600), Err(NoRetry::Pushback)),
             (Pushback::Never, Err(NoRetry::Pushback)),
         ] {
-            assert_eq!(next(&mut Retries::default(), pushback), expected);
+            assert_eq!(next(&Retries::default(), pushback), expected);
         }
     }
 
@@ -204,7 +226,9 @@ mod tests {
     fn retries_are_a_share_of_the_calls() {
         let budget = Budget::default();
         let spend = || std::iter::from_fn(|| budget.take().then_some(())).count();
+        assert!(budget.has_one());
         assert_eq!(spend(), 100);
+        assert!(!budget.has_one());
         for _ in 0..50 {
             budget.record_call();
         }

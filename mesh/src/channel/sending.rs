@@ -4,7 +4,6 @@ use super::{
     addresses::Wanted,
     body::ChannelBody,
     connected::Connected,
-    ending::Ending,
     retry::{Pushback, Retries},
 };
 use crate::replay::Replay;
@@ -24,8 +23,8 @@ pub(super) struct Sending {
     pub(super) wanted: Wanted,
     deadline: Option<Instant>,
     pub(super) retries: Retries,
-    /// How often it may still be sent because it was not processed; `None` before the first time.
-    pub(super) resends: Option<usize>,
+    /// How often it may still be sent again because no server had processed it; `None` before the first time.
+    transparent_retries: Option<usize>,
 }
 
 impl Sending {
@@ -41,7 +40,7 @@ impl Sending {
             wanted: Wanted::new(path),
             deadline: left.and_then(|left| now.checked_add(left)),
             retries: Retries::default(),
-            resends: None,
+            transparent_retries: None,
         }
     }
 
@@ -67,12 +66,17 @@ impl Sending {
         }
     }
 
-    /// What it tells of the address that a response was lost. When the request failed, that was the caller's.
-    pub(super) fn ending_of_lost(&self) -> Ending {
-        match self.replay.has_failed() {
-            true => Ending::Other,
-            false => Ending::Failed,
-        }
+    /// Allows as many transparent retries as there are connections, when the first is needed: all of them may be
+    /// closing.
+    pub(super) fn allow_transparent_retries(&mut self, connections: impl FnOnce() -> usize) {
+        self.transparent_retries.get_or_insert_with(connections);
+    }
+
+    /// Takes a transparent retry, if one is left.
+    pub(super) fn take_transparent_retry(&mut self) -> bool {
+        let left = self.transparent_retries.unwrap_or(0).checked_sub(1);
+        self.transparent_retries = left.or(Some(0));
+        left.is_some()
     }
 
     /// Whether the call would still be running after a pause.
@@ -87,6 +91,8 @@ pub(super) enum Trouble {
     Refused(Status),
     /// It was not processed.
     Unsent(Lost),
+    /// A probe was not responded to in time, and a retry is taken for it.
+    Silent,
     /// It may have been processed.
     Failed(Failure),
 }
@@ -99,8 +105,6 @@ pub(super) struct Lost {
 
 pub(super) enum Failure {
     Lost(Lost),
-    /// A probe was not responded to in time.
-    Silent(Arc<Connected>),
     /// The service is unavailable.
     Unavailable {
         answer: Box<Response<ChannelBody>>,

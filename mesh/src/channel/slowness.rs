@@ -3,13 +3,13 @@
 //! The estimate is a *peak* exponentially weighted moving average, as in Finagle's `PeakEwma` balancer: a slow
 //! response raises it at once, and it comes down as time passes, so that an address that was slow is tried
 //! again. When it is slow again, it is left alone for longer the next time, as an address is that fails: each
-//! try is a call for which somebody waits. The estimate counts in multiples of the usual time of the method, because methods differ by orders of
-//! magnitude: an address that has just solved a large problem is not slower than others for it. A failure
-//! counts as the slowest response there is. Otherwise a server that refuses quickly would draw all calls.
+//! try is a call for which somebody waits. The estimate counts in multiples of the usual time of the method,
+//! because methods differ by orders of magnitude: an address that has just solved a large problem is not slower
+//! than others for it. A failure counts as the slowest response there is. Otherwise a server that refuses quickly
+//! would draw all calls.
 
-use http::uri::PathAndQuery;
 use parking_lot::Mutex;
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// The time in which an estimate loses two thirds of its excess, at first.
@@ -20,8 +20,6 @@ const MAX_DECAY: Duration = Duration::from_secs(16);
 const SLOW: f64 = 2.0;
 /// The most that an address counts as slower than usual.
 pub(super) const MAX_RATIO: f64 = 32.0;
-/// Maximum number of methods whose usual time is known.
-const MAX_METHODS: usize = 1024;
 
 /// The estimate of one address.
 #[derive(Debug, Default)]
@@ -96,38 +94,41 @@ impl Slowness {
     }
 }
 
-/// The usual time of each method, over all addresses.
-#[derive(Debug, Default)]
-pub(super) struct Usual(Mutex<HashMap<PathAndQuery, Duration>>);
+/// The usual time of each method of the contract, over all addresses, by the position of its outline. A call of
+/// no such method is compared with nothing.
+#[derive(Debug)]
+pub(super) struct Usual(Mutex<Box<[Option<Duration>]>>);
 
 impl Usual {
-    /// Records how long a call took, and returns how many times as long as usual that is. The usual time
-    /// follows faster calls quickly and slower ones slowly: it is what the method takes where nothing is
-    /// wrong.
-    pub(super) fn record(&self, method: &PathAndQuery, took: Duration) -> f64 {
+    pub(super) fn new(methods: usize) -> Self {
+        Self(Mutex::new(vec![None; methods].into()))
+    }
+
+    /// Records how long a call took that brought what was asked for, and returns how many times as long as
+    /// usual that is. The usual time follows faster calls quickly and slower ones slowly: it is what the
+    /// method takes where nothing is wrong.
+    pub(super) fn record(&self, method: Option<usize>, took: Duration) -> Option<f64> {
         let mut methods = self.0.lock();
-        let Some(usual) = methods.get_mut(method) else {
-            if methods.len() < MAX_METHODS {
-                methods.insert(method.clone(), took);
-            }
-            return 1.0;
+        let known = methods.get_mut(method?)?;
+        let Some(usual) = known else {
+            *known = Some(took);
+            return Some(1.0);
         };
         let ratio = ratio(took, *usual);
         *usual = match took.checked_sub(*usual) {
             Some(above) => *usual + above.min(*usual) / 32,
             None => *usual - (*usual - took) / 4,
         };
-        ratio
+        Some(ratio)
     }
 
     /// Returns the usual time of a method, where it is known.
-    pub(super) fn of(&self, method: &PathAndQuery) -> Option<Duration> {
-        self.0.lock().get(method).copied()
+    pub(super) fn of(&self, method: Option<usize>) -> Option<Duration> {
+        *self.0.lock().get(method?)?
     }
 
-    /// Returns how many times as long as usual a call has taken that has no response yet; `None` where the
-    /// method's time is not known.
-    pub(super) fn compare(&self, method: &PathAndQuery, elapsed: Duration) -> Option<f64> {
+    /// Returns how many times as long as usual a call has taken; `None` where the method's time is not known.
+    pub(super) fn compare(&self, method: Option<usize>, elapsed: Duration) -> Option<f64> {
         Some(ratio(elapsed, self.of(method)?))
     }
 }
@@ -200,40 +201,36 @@ mod tests {
 
     #[test]
     fn a_method_is_compared_with_itself() {
-        let (quick, long) = (
-            PathAndQuery::from_static("/a"),
-            PathAndQuery::from_static("/b"),
-        );
-        let usual = Usual::default();
+        let (usual, quick, long) = (Usual::new(3), Some(0), Some(1));
         for _ in 0..10 {
-            assert_eq!(usual.record(&quick, MS), 1.0);
-            assert_eq!(usual.record(&long, MS * 1000), 1.0);
+            assert_eq!(usual.record(quick, MS), Some(1.0));
+            assert_eq!(usual.record(long, MS * 1000), Some(1.0));
         }
-        assert_eq!(usual.compare(&quick, MS * 50), Some(50.0));
-        assert_eq!(usual.compare(&PathAndQuery::from_static("/c"), MS), None);
-        let slow = usual.record(&long, MS * 3000);
+        assert_eq!(usual.compare(quick, MS * 50), Some(50.0));
+        assert_eq!(usual.compare(Some(2), MS), None);
+        let slow = usual.record(long, MS * 3000).unwrap();
         assert!((2.9..3.1).contains(&slow), "{slow}");
     }
 
     #[test]
-    fn a_slow_address_does_not_make_slow_usual() {
-        let (usual, method) = (Usual::default(), PathAndQuery::from_static("/a"));
-        // The first of all happens to be slow, and so is every tenth.
-        for at in 0..200 {
-            let took = if at % 10 == 0 { MS * 50 } else { MS };
-            usual.record(&method, took);
+    fn what_is_no_method_of_the_contract_is_compared_with_nothing() {
+        let usual = Usual::new(1);
+        for unknown in [None, Some(1)] {
+            assert_eq!(usual.record(unknown, MS), None);
+            assert_eq!(usual.of(unknown), None);
         }
-        let ratio = usual.compare(&method, MS * 50).unwrap();
-        assert!(ratio > 25.0, "{ratio}");
+        assert_eq!(usual.of(Some(0)), None);
     }
 
     #[test]
-    fn the_methods_that_are_known_are_bounded() {
-        let usual = Usual::default();
-        for at in 0..MAX_METHODS * 2 {
-            let method = PathAndQuery::try_from(format!("/{at}")).unwrap();
-            usual.record(&method, MS);
+    fn a_slow_address_does_not_make_slow_usual() {
+        let (usual, method) = (Usual::new(1), Some(0));
+        // The first of all happens to be slow, and so is every tenth.
+        for at in 0..200 {
+            let took = if at % 10 == 0 { MS * 50 } else { MS };
+            usual.record(method, took);
         }
-        assert_eq!(usual.0.lock().len(), MAX_METHODS);
+        let ratio = usual.compare(method, MS * 50).unwrap();
+        assert!(ratio > 25.0, "{ratio}");
     }
 }

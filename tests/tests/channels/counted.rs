@@ -1,23 +1,12 @@
 //! What a channel counts of its calls, retries, connections and addresses.
 
 use super::{
-    faulty::{CHANGE, Cast, Mood, READ, call, pushed_back, unavailable},
+    cast::{CHANGE, Cast, DOOR, Mood, READ, call, pushed_back, unavailable},
     *,
 };
 use std::time::Duration;
 
-/// The peer that a metric is about.
-const DOOR: &str = "peer=\"spiffe://tars.local/door\"";
-
 impl Cast {
-    /// The value of a sample with these labels besides the peer; 0 where there is none.
-    pub(super) fn value(&self, name: &str, labels: &str) -> u64 {
-        let text = self.metrics.open_metrics().unwrap();
-        let line = format!("{name}{{{DOOR}{labels}}} ");
-        let found = text.lines().find_map(|l| l.strip_prefix(line.as_str()));
-        found.map_or(0, |value| value.parse().unwrap())
-    }
-
     fn calls(&self, path: &str, code: &str) -> u64 {
         let method = &path[1..];
         let labels = format!(",method=\"{method}\",code=\"{code}\"");
@@ -27,11 +16,6 @@ impl Cast {
     fn refused(&self, reason: &str) -> u64 {
         let labels = format!(",reason=\"{reason}\"");
         self.value("rpc_client_retries_refused_total", &labels)
-    }
-
-    fn steps(&self, from: &str, to: &str) -> u64 {
-        let labels = format!(",from=\"{from}\",to=\"{to}\"");
-        self.value("mesh_client_breaker_transitions_total", &labels)
     }
 }
 
@@ -101,11 +85,10 @@ async fn retries_are_counted_and_so_is_why_there_was_none() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ejection_is_shown_until_the_address_is_readmitted() {
     let cast = Cast::of(3).await;
-    let ejected = || cast.value("mesh_client_addresses_ejected", "");
-    assert_eq!((ejected(), cast.steps("closed", "open")), (0, 0));
+    assert_eq!((cast.ejected(), cast.steps("closed", "open")), (0, 0));
     cast.acting[1].turn(unavailable());
     cast.until_ejected(READ).await;
-    assert_eq!((ejected(), cast.steps("closed", "open")), (1, 1));
+    assert_eq!((cast.ejected(), cast.steps("closed", "open")), (1, 1));
     eventually("a probe fails", || async {
         cast.call(READ).await.unwrap();
         cast.steps("half_open", "open") > 0
@@ -114,7 +97,7 @@ async fn an_ejection_is_shown_until_the_address_is_readmitted() {
     cast.acting[1].turn(Mood::Well);
     eventually("it is readmitted", || async {
         cast.call(READ).await.unwrap();
-        ejected() == 0
+        cast.ejected() == 0
     })
     .await;
     let probes = cast.steps("open", "half_open");

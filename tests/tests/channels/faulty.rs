@@ -1,257 +1,10 @@
 //! Calls over replicas some of which are dead, slow, flapping, silent, or refuse.
 
-use super::*;
-use futures_util::{StreamExt, future::BoxFuture, stream};
-use http::{HeaderMap, uri::PathAndQuery};
-use http_body::Frame;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
-use std::{convert::Infallible, time::Duration};
-use tars_gateway::Raw;
-use tars_mesh::ChannelMetrics;
-use tars_runtime::metrics::Metrics;
-use tonic::{client::Grpc, metadata::MetadataMap};
-
-/// A method that the contract declares idempotent.
-pub(super) const READ: &str = "/tars.auth.v1.AuthService/GetMe";
-/// A method that it does not.
-pub(super) const CHANGE: &str = "/tars.auth.v1.AuthService/Login";
-
-/// One whose response is a stream, and that the contract declares idempotent.
-const STREAM: &str = "/grpc.health.v1.Health/Watch";
-
-/// A message without fields.
-const EMPTY: &[u8] = &[0; 5];
-
-type Answer = Response<BoxBody<Bytes, Infallible>>;
-
-/// How a replica answers.
-#[derive(Clone)]
-pub(super) enum Mood {
-    Well,
-    Late(Duration),
-    Refusing(Status),
-    /// Headers, no message, and the status in trailers.
-    Trailing(Status),
-    /// A message, and the status in trailers.
-    Midway(Status),
-    /// Headers, and nothing after them.
-    Begun,
-    Silent,
-}
-
-/// A replica that answers whatever it is called for, as it is told to.
-#[derive(Clone)]
-pub(super) struct Acting {
-    at: usize,
-    mood: Arc<Mutex<Mood>>,
-    seen: Arc<AtomicUsize>,
-    in_flight: Arc<AtomicUsize>,
-}
-
-impl Acting {
-    fn new(at: usize) -> Self {
-        Self {
-            at,
-            mood: Arc::new(Mutex::new(Mood::Well)),
-            seen: Arc::default(),
-            in_flight: Arc::default(),
-        }
-    }
-
-    pub(super) fn turn(&self, mood: Mood) {
-        *self.mood.lock() = mood;
-    }
-
-    fn seen(&self) -> usize {
-        self.seen.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// What this replica answers: a message, and how the call ended.
-    fn answer(&self, message: &'static [u8], end: &Status) -> Answer {
-        let mut trailers = HeaderMap::new();
-        end.add_header(&mut trailers).unwrap();
-        let message = Full::new(Bytes::from_static(message));
-        let body = message.with_trailers(std::future::ready(Some(Ok(trailers))));
-        self.respond(BoxBody::new(body))
-    }
-
-    /// Headers, and nothing after them.
-    fn begin(&self, in_flight: InFlight) -> Answer {
-        let nothing = stream::poll_fn(move |_| {
-            let _ = &in_flight;
-            Poll::<Option<Result<Frame<Bytes>, Infallible>>>::Pending
-        });
-        self.respond(BoxBody::new(StreamBody::new(nothing)))
-    }
-
-    fn respond(&self, body: BoxBody<Bytes, Infallible>) -> Answer {
-        let answer = Response::builder()
-            .header("content-type", "application/grpc")
-            .header("replica", self.at);
-        answer.body(body).unwrap()
-    }
-}
-
-impl tonic::codegen::Service<Request<tonic::body::Body>> for Acting {
-    type Response = Answer;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Request<tonic::body::Body>) -> Self::Future {
-        self.seen.fetch_add(1, Ordering::Relaxed);
-        let (own, in_flight) = (self.clone(), InFlight::new(&self.in_flight));
-        let mood = self.mood.lock().clone();
-        Box::pin(async move {
-            Ok(match mood {
-                Mood::Well => own.answer(EMPTY, &Status::ok("")),
-                Mood::Late(by) => {
-                    tokio::time::sleep(by).await;
-                    own.answer(EMPTY, &Status::ok(""))
-                }
-                Mood::Refusing(status) => status.into_http::<Full<Bytes>>().map(BoxBody::new),
-                Mood::Trailing(status) => own.answer(&[], &status),
-                Mood::Midway(status) => own.answer(EMPTY, &status),
-                Mood::Begun => own.begin(in_flight),
-                Mood::Silent => std::future::pending().await,
-            })
-        })
-    }
-}
-
-/// Replicas that act, and a channel to all of them.
-pub(super) struct Cast {
-    pub(super) acting: Vec<Acting>,
-    pub(super) replicas: Replicas,
-    pub(super) channel: Channel,
-    pub(super) metrics: Metrics,
-    revocations: tars_certs::Revocations,
-}
-
-impl Cast {
-    pub(super) async fn of(count: usize) -> Self {
-        let mut replicas = Replicas {
-            root: TestCa::root("root"),
-            listeners: Vec::new(),
-            addrs: Vec::new(),
-        };
-        let acting: Vec<_> = (0..count).map(Acting::new).collect();
-        for acting in &acting {
-            let parts = replicas
-                .root
-                .parts("/door", vec![replicas.root.der.clone()]);
-            let listener = TestListener::serving(parts, Timeouts::default(), acting.clone()).await;
-            replicas.addrs.push(listener.addr);
-            replicas.listeners.push(Some(listener));
-        }
-        let metrics = Metrics::default();
-        let options = ChannelOptions {
-            metrics: ChannelMetrics::new(&metrics),
-            ..replicas.options(&replicas.target())
-        };
-        let this = Self {
-            acting,
-            revocations: options.revocations.clone(),
-            channel: Channel::new(options).unwrap(),
-            metrics,
-            replicas,
-        };
-        eventually("each replica answers", || async {
-            this.call(READ).await.unwrap();
-            this.acting.iter().all(|acting| acting.seen() > 0)
-        })
-        .await;
-        this
-    }
-
-    /// Turns the mood of all of them.
-    pub(super) fn turn(&self, mood: &Mood) {
-        for acting in &self.acting {
-            acting.turn(mood.clone());
-        }
-    }
-
-    /// How many requests all of them have seen.
-    pub(super) fn seen(&self) -> usize {
-        self.acting.iter().map(Acting::seen).sum()
-    }
-
-    pub(super) async fn call(&self, method: &'static str) -> Result<usize, Status> {
-        call(self.channel.clone(), method, None).await
-    }
-
-    /// Makes calls until one of the replicas is ejected; returns how many of them failed.
-    pub(super) async fn until_ejected(&self, method: &'static str) -> usize {
-        let failures = AtomicUsize::new(0);
-        eventually("one is ejected", || async {
-            // So many at once that one that is slow gets some of them.
-            let (_, failed) = self.load(method, 64, 64).await;
-            failures.fetch_add(failed, Ordering::Relaxed);
-            self.value("mesh_client_addresses_ejected", "") == 1
-        })
-        .await;
-        failures.into_inner()
-    }
-
-    /// Makes calls, some at once; returns how often each replica answered, and how many calls failed.
-    pub(super) async fn load(
-        &self,
-        method: &'static str,
-        calls: usize,
-        at_once: usize,
-    ) -> (Vec<usize>, usize) {
-        let answers = stream::iter(0..calls).map(|_| self.call(method));
-        let answers: Vec<_> = answers.buffer_unordered(at_once).collect().await;
-        let (mut counts, mut failed) = (vec![0; self.acting.len()], 0);
-        for answer in answers {
-            match answer {
-                Ok(at) => counts[at] += 1,
-                Err(_) => failed += 1,
-            }
-        }
-        (counts, failed)
-    }
-}
-
-/// Calls once; returns which replica answered.
-pub(super) async fn call(
-    channel: Channel,
-    method: &'static str,
-    timeout: Option<Duration>,
-) -> Result<usize, Status> {
-    let mut client = Grpc::new(channel);
-    client.ready().await?;
-    let mut request = tonic::Request::new(Bytes::new());
-    if let Some(timeout) = timeout {
-        request.set_timeout(timeout);
-    }
-    let path = PathAndQuery::from_static(method);
-    let answer = client.unary(request, path, Raw).await?;
-    let replica = answer.metadata().get("replica").unwrap();
-    Ok(replica.to_str().unwrap().parse().unwrap())
-}
-
-pub(super) fn unavailable() -> Mood {
-    Mood::Refusing(Status::unavailable("not now"))
-}
-
-/// The same with the status in trailers, after headers.
-fn trailing() -> Mood {
-    Mood::Trailing(Status::unavailable("not now"))
-}
-
-pub(super) fn pushed_back(by: &str) -> Status {
-    let mut metadata = MetadataMap::new();
-    metadata.insert("grpc-retry-pushback-ms", by.parse().unwrap());
-    Status::with_metadata(Code::Unavailable, "not now", metadata)
-}
+use super::{
+    cast::{Acting, CHANGE, Cast, Mood, READ, STREAM, call, pushed_back, trailing, unavailable},
+    *,
+};
+use std::time::Duration;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_refuses_quickly_draws_no_calls() {
@@ -288,29 +41,6 @@ async fn no_call_fails_after_the_ejection(refusing: Mood) {
     .await;
     eventually("it gets all calls", || async {
         cast.call(CHANGE).await.unwrap() == 1
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nobody_waits_for_a_probe_of_a_replica_that_is_still_silent() {
-    let cast = Cast::of(3).await;
-    cast.acting[1].turn(Mood::Silent);
-    eventually("it is ejected", || async {
-        let limit = Some(Duration::from_secs(1));
-        let calls = stream::iter(0..64).map(|_| call(cast.channel.clone(), READ, limit));
-        calls.buffer_unordered(64).count().await;
-        cast.value("mesh_client_addresses_ejected", "") == 1
-    })
-    .await;
-    let failed = || {
-        let labels = ",from=\"half_open\",to=\"open\"";
-        cast.value("mesh_client_breaker_transitions_total", labels)
-    };
-    eventually("two probes fail", || async {
-        // Without a deadline, the probe itself would never end.
-        assert_ne!(cast.call(READ).await.unwrap(), 1);
-        failed() >= 2
     })
     .await;
 }
@@ -397,7 +127,30 @@ async fn streams_that_end_before_a_message_eject_and_those_that_end_later_do_not
     cast.acting[1].turn(Mood::Midway(Status::unavailable("not now")));
     let (_, failed) = cast.load(STREAM, 300, 8).await;
     assert!(failed > 20, "{failed}");
-    assert_eq!(cast.value("mesh_client_addresses_ejected", ""), 0);
+    assert_eq!(cast.ejected(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_are_lost_before_a_message_eject() {
+    let cast = Cast::of(2).await;
+    cast.turn(&Mood::Begun);
+    let open = Mutex::new(Vec::new());
+    eventually("it has five streams", || async {
+        let stream = cast.open().await;
+        open.lock().push(stream);
+        cast.acting[1].in_flight() >= 5
+    })
+    .await;
+    let reads = open.into_inner().into_iter().map(|mut stream| {
+        let read = async move { stream.message().await.unwrap_err() };
+        AbortOnDropHandle::new(tokio::spawn(read))
+    });
+    let reads: Vec<_> = reads.collect();
+    assert_eq!(cast.ejected(), 0);
+    let listener = cast.replicas.listener(1);
+    revoke(&cast.replicas.root, &cast.revocations, listener);
+    eventually("it is ejected", || async { cast.ejected() == 1 }).await;
+    drop(reads);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,11 @@ fn ejected() -> (Breaker, Instant) {
     (breaker, now)
 }
 
+/// Whether a call that can be sent again is let through.
+fn probes(breaker: &mut Breaker, now: Instant) -> bool {
+    breaker.try_probe(true, now).is_some()
+}
+
 #[test]
 fn failures_in_a_row_eject_and_a_success_between_them_does_not() {
     let (mut breaker, now) = breaker();
@@ -96,22 +101,24 @@ fn an_address_that_may_not_be_ejected_is_asked_about_again() {
 #[test]
 fn one_probe_is_let_through_when_the_time_is_up() {
     let (mut breaker, now) = ejected();
-    assert!(!breaker.try_probe(true, now));
+    assert!(!probes(&mut breaker, now));
     let later = now + FIRST_EJECTION;
-    assert!(!breaker.try_probe(false, later), "it could not be repeated");
-    assert!(breaker.try_probe(true, later));
-    assert!(!breaker.try_probe(true, later), "one at a time");
+    let unspared = breaker.try_probe(false, later);
+    assert_eq!(unspared, None, "it could not be sent again");
+    assert_eq!(breaker.try_probe(true, later), Some(Change::Probed));
+    assert!(!probes(&mut breaker, later), "one at a time");
     let change = breaker.record(Verdict::Healthy, later, ALWAYS);
     assert_eq!(change, Change::None, "that call began before");
     let change = breaker.record_probe(Verdict::Healthy, later);
     assert_eq!(change, Change::Readmitted);
-    assert!(!breaker.try_probe(true, later + MAX_EJECTION));
+    assert!(!probes(&mut breaker, later + MAX_EJECTION));
 }
 
 #[test]
-fn without_repeatable_calls_any_call_is_the_probe_after_a_while() {
+fn without_calls_to_spare_any_call_is_the_probe_after_a_while() {
     let (mut breaker, now) = ejected();
-    assert!(breaker.try_probe(false, now + FIRST_EJECTION + ANY_PROBE_AFTER));
+    let due = now + FIRST_EJECTION + ANY_PROBE_AFTER;
+    assert_eq!(breaker.try_probe(false, due), Some(Change::Probed));
 }
 
 #[test]
@@ -119,10 +126,11 @@ fn a_probe_that_fails_ejects_for_longer_up_to_a_bound() {
     let (mut breaker, mut now) = ejected();
     for failures in 2..20 {
         now += MAX_EJECTION;
-        assert!(breaker.try_probe(true, now));
+        assert!(probes(&mut breaker, now));
         assert_eq!(breaker.record_probe(Verdict::Failed, now), Change::Reopened);
         let whole = Backoff::new(FIRST_EJECTION, MAX_EJECTION).after(failures);
-        assert!(!breaker.try_probe(true, now + whole / 2 - Duration::from_millis(1)));
+        let early = now + whole / 2 - Duration::from_millis(1);
+        assert!(!probes(&mut breaker, early));
     }
 }
 
@@ -130,17 +138,62 @@ fn a_probe_that_fails_ejects_for_longer_up_to_a_bound() {
 fn a_probe_without_a_result_leaves_its_place_to_the_next_call() {
     let (mut breaker, now) = ejected();
     let later = now + FIRST_EJECTION;
-    assert!(breaker.try_probe(true, later));
+    assert!(probes(&mut breaker, later));
     let change = breaker.record_probe(Verdict::Unknown, later);
     assert_eq!(change, Change::Reopened);
-    assert!(breaker.try_probe(true, later));
+    assert!(probes(&mut breaker, later));
+}
+
+#[test]
+fn a_probe_that_is_accepted_has_succeeded_once_nothing_bad_has_followed() {
+    let (mut breaker, now) = ejected();
+    let sent = now + FIRST_EJECTION;
+    assert!(probes(&mut breaker, sent));
+    assert_eq!(breaker.settle(sent + PROBATION), Change::None, "no answer");
+    breaker.accept_probe(sent);
+    let early = sent + PROBATION - Duration::from_millis(1);
+    assert_eq!(breaker.settle(early), Change::None);
+    assert_eq!(breaker.settle(sent + PROBATION), Change::Readmitted);
+    let change = breaker.record_probe(Verdict::Failed, sent + PROBATION);
+    assert_eq!(
+        change,
+        Change::None,
+        "what follows later is not the probe's"
+    );
+}
+
+#[test]
+fn a_probe_that_fails_after_it_was_accepted_has_failed() {
+    let (mut breaker, now) = ejected();
+    let sent = now + FIRST_EJECTION;
+    assert!(probes(&mut breaker, sent));
+    breaker.accept_probe(sent);
+    let change = breaker.record_probe(Verdict::Failed, sent);
+    assert_eq!(change, Change::Reopened);
+    assert_eq!(breaker.settle(sent + PROBATION), Change::None);
+}
+
+#[test]
+fn a_probe_that_has_no_end_does_not_keep_the_address_out() {
+    let (mut breaker, now) = ejected();
+    let mut sent = now + FIRST_EJECTION;
+    assert!(probes(&mut breaker, sent));
+    for _ in 0..3 {
+        let early = sent + NEXT_PROBE_AFTER - Duration::from_millis(1);
+        assert!(!probes(&mut breaker, early));
+        sent += NEXT_PROBE_AFTER;
+        let change = breaker.try_probe(true, sent);
+        assert_eq!(change, Some(Change::None), "it is half-open already");
+    }
+    let change = breaker.record_probe(Verdict::Healthy, sent);
+    assert_eq!(change, Change::Readmitted);
 }
 
 #[test]
 fn ejections_start_over_after_a_while_that_was_good() {
     let (mut breaker, now) = ejected();
     let mut now = now + FIRST_EJECTION;
-    assert!(breaker.try_probe(true, now));
+    assert!(probes(&mut breaker, now));
     breaker.record_probe(Verdict::Healthy, now);
     let eject = |breaker: &mut Breaker, now| {
         while breaker.record(Verdict::Failed, now, ALWAYS) == Change::None {}
@@ -148,7 +201,7 @@ fn ejections_start_over_after_a_while_that_was_good() {
     now += MAX_EJECTION + FIRST_EJECTION;
     eject(&mut breaker, now);
     assert_eq!(breaker.ejections, 1);
-    assert!(breaker.try_probe(true, now + FIRST_EJECTION));
+    assert!(probes(&mut breaker, now + FIRST_EJECTION));
     breaker.record_probe(Verdict::Healthy, now + FIRST_EJECTION);
     eject(&mut breaker, now + FIRST_EJECTION * 2);
     assert_eq!(breaker.ejections, 2, "it came back too soon");
