@@ -12,7 +12,9 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 use tars_interceptors::flood::FloodGuard;
-use tars_runtime::{clock::Clock, health::Readiness, metrics::Metrics, ports::ReadyPage};
+use tars_runtime::{
+    clock::Clock, config::Limits, health::Readiness, metrics::Metrics, ports::ReadyPage,
+};
 use tonic::Status;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,11 +61,11 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// Creates the documents; `per_second` requests of one address are served.
-    pub fn new(readiness: Readiness, per_second: u32, clock: Clock, metrics: &Metrics) -> Self {
+    /// Creates the documents; `flood_per_second` requests of one address are served.
+    pub fn new(readiness: Readiness, limits: &Limits, clock: Clock, metrics: &Metrics) -> Self {
         Self {
             ready: ReadyPage::new(readiness),
-            guard: FloodGuard::new(per_second),
+            guard: FloodGuard::new(limits),
             clock,
             served: metrics.register(
                 "gateway_documents",

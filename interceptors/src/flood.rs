@@ -1,6 +1,6 @@
 //! A coarse guard against floods, before anything expensive is done for a call. Peers that prove an
 //! identity are counted by it, whatever their address, so that nobody uses up the budget of a
-//! neighbour behind the same address; all others are counted by address, and ten times as much by the site of
+//! neighbour behind the same address; all others are counted by address, and some times as much by the site of
 //! an IPv6 address: whoever has a `/48` has 65,536 addresses, as they are counted. Workloads of the mesh pass,
 //! as they are limited by identity later. The gateway is the exception, because it carries strangers.
 
@@ -10,22 +10,31 @@ use tars_certs::PeerClass;
 use tars_proto::{fault, reason};
 use tars_runtime::{
     clock::Monotonic,
-    network::{SITE, bucket, site},
+    config::Limits,
+    network::{Sites, bucket},
 };
 use tonic::Status;
 
 /// The flood guard of one listener. Clones share its budgets.
 #[derive(Debug, Clone)]
 pub struct FloodGuard {
-    limiter: Arc<Gcra>,
-    sites: Arc<Gcra>,
+    budgets: Arc<Budgets>,
+    sites: Sites,
+}
+
+/// What is left of each kind: strangers, however many, leave what is known of identities alone.
+#[derive(Debug)]
+struct Budgets {
+    identities: Gcra,
+    addresses: Gcra,
+    sites: Gcra,
 }
 
 /// The party to which a call is charged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Subject<'a> {
     Identity(&'a str),
-    Address(u64),
+    Address(IpAddr),
 }
 
 impl<'a> Subject<'a> {
@@ -33,61 +42,61 @@ impl<'a> Subject<'a> {
     fn of(call: &'a Call) -> Option<Self> {
         let peer = &call.peer;
         match (peer.class, peer.id()) {
-            (Some(PeerClass::Gateway), _) | (_, None) => Some(Self::Address(bucket(call.client))),
+            (Some(PeerClass::Gateway), _) | (_, None) => Some(Self::Address(call.client)),
             (Some(class), _) if class.is_workload() => None,
             (_, Some(id)) => Some(Self::Identity(id.as_str())),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Identity(_) => "identity",
-            Self::Address(_) => "address",
         }
     }
 }
 
 impl FloodGuard {
-    /// Creates a guard that admits `per_second` calls of each identity or address.
-    pub fn new(per_second: u32) -> Self {
+    /// Creates a guard that admits `flood_per_second` calls of each identity or address.
+    pub fn new(limits: &Limits) -> Self {
         // The burst is a quarter of the limit, which over four seconds is one second's worth.
         let of = |per_second: u32| Gcra::new(per_second.saturating_mul(4), Duration::from_secs(4));
+        let (per_second, sites) = (limits.flood_per_second, limits.sites());
         Self {
-            limiter: Arc::new(of(per_second)),
-            sites: Arc::new(of(per_second.saturating_mul(SITE))),
+            budgets: Arc::new(Budgets {
+                identities: of(per_second),
+                addresses: of(per_second),
+                sites: of(sites.times(per_second)),
+            }),
+            sites,
         }
     }
 
-    /// Charges one call to an address.
+    /// Charges one call to an address, and to its site where it has one. What the address is refused is not
+    /// charged to the site, and the addresses of a site that has used up its budget leave no trace.
     ///
     /// # Errors
     ///
-    /// `RESOURCE_EXHAUSTED` with [`reason::FLOOD`] when the address has used up its budget.
+    /// `RESOURCE_EXHAUSTED` with [`reason::FLOOD`] when one of them has used up its budget.
     pub fn admit(&self, client: IpAddr, now: Monotonic) -> Result<(), Status> {
-        self.charge(Subject::Address(bucket(client)), now)?;
-        self.charge_site(client, now)
+        let (budgets, site) = (&self.budgets, self.sites.of(client));
+        let taken = site.map_or(Ok(()), |site| budgets.sites.take(site, now));
+        taken.map_err(exhausted("address"))?;
+        let taken = budgets.addresses.take(bucket(client), now);
+        taken.map_err(|retry| {
+            if let Some(site) = site {
+                budgets.sites.give_back(site);
+            }
+            exhausted("address")(retry)
+        })
     }
+}
 
-    /// What its addresses are refused is not charged to a site.
-    fn charge_site(&self, client: IpAddr, now: Monotonic) -> Result<(), Status> {
-        let exhausted = |retry| fault::exhausted(reason::FLOOD, "address", retry);
-        match site(client) {
-            Some(site) => self.sites.take(site, now).map_err(exhausted),
-            None => Ok(()),
-        }
-    }
-
-    fn charge(&self, subject: Subject<'_>, now: Monotonic) -> Result<(), Status> {
-        let exhausted = |retry| fault::exhausted(reason::FLOOD, subject.name(), retry);
-        self.limiter.take(subject, now).map_err(exhausted)
-    }
+fn exhausted(subject: &'static str) -> impl Fn(Duration) -> Status {
+    move |retry| fault::exhausted(reason::FLOOD, subject, retry)
 }
 
 impl Check for FloodGuard {
     fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
         match Subject::of(call) {
-            Some(Subject::Address(_)) => self.admit(call.client, call.arrived),
-            Some(subject) => self.charge(subject, call.arrived),
+            Some(Subject::Address(client)) => self.admit(client, call.arrived),
+            Some(Subject::Identity(id)) => {
+                let taken = self.budgets.identities.take(id, call.arrived);
+                taken.map_err(exhausted("identity"))
+            }
             None => Ok(()),
         }
     }
@@ -109,7 +118,10 @@ mod tests {
     }
 
     fn guard() -> FloodGuard {
-        FloodGuard::new(10)
+        FloodGuard::new(&Limits {
+            flood_per_second: 10,
+            ..Limits::default()
+        })
     }
 
     #[test]
@@ -149,6 +161,8 @@ mod tests {
         let of_each: Vec<usize> = (0..40).map(passed).collect();
         assert_eq!(of_each[..10], [10; 10]);
         assert_eq!(of_each[10..], [0; 30]);
+        let known = guard.budgets.addresses.len();
+        assert_eq!(known, 10, "addresses that were refused leave no trace");
         let other = IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1]);
         assert!(guard.admit(other, Monotonic::default()).is_ok());
     }

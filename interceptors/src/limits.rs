@@ -19,7 +19,7 @@ mod shared;
 pub(crate) use layer::RateLimitLayer;
 pub use layer::{LimitFuture, RateLimit};
 pub(crate) use local::Gcra;
-pub use plan::{Charge, Charges, Limit, LimitName, Plan, Subject};
+pub use plan::{Charge, Charges, Each, Limit, LimitName, Plan, Subject};
 
 use crate::Call;
 use arc_swap::ArcSwap;
@@ -108,49 +108,6 @@ impl Outcome {
         let allowance = format!("{calls} calls in {seconds} s");
         let name = limit.name.as_str();
         Err(fault::rate_limited(name, &allowance, decision.retry))
-    }
-}
-
-/// What belongs to each limit of a call.
-#[derive(Debug, Clone, Copy)]
-struct Each<T> {
-    class: T,
-    site: Option<T>,
-    budget: Option<T>,
-}
-
-impl<T> Each<T> {
-    /// What a call is charged to that has one limit.
-    fn one(class: T) -> Self {
-        Self {
-            class,
-            site: None,
-            budget: None,
-        }
-    }
-
-    fn map<U>(&self, of: impl Fn(&T) -> U) -> Each<U> {
-        Each {
-            class: of(&self.class),
-            site: self.site.as_ref().map(&of),
-            budget: self.budget.as_ref().map(&of),
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        std::iter::once(&self.class)
-            .chain(&self.site)
-            .chain(&self.budget)
-    }
-}
-
-impl<'a> Charges<'a> {
-    fn each(&self) -> Each<Charge<'a>> {
-        Each {
-            class: self.class,
-            site: self.site,
-            budget: self.budget,
-        }
     }
 }
 

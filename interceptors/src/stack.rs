@@ -132,7 +132,7 @@ impl Stack {
             },
             audit: Audit::new(service, clock.clone(), audit, call_metrics.unrecorded()),
             policy: policy.clone(),
-            flood: FloodGuard::new(config.limits.flood_per_second),
+            flood: FloodGuard::new(&config.limits),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
             limiter,
             usage,

@@ -12,20 +12,29 @@ pub fn bucket(addr: IpAddr) -> u64 {
     }
 }
 
-/// The prefix of a site.
-const SITE_PREFIX: u8 = 48;
-
-/// Returns one number for each IPv6 `/48`, which is what one site commonly has, and may use any `/64` of;
-/// `None` for an IPv4 address.
-pub fn site(addr: IpAddr) -> Option<u64> {
-    match addr.to_canonical() {
-        IpAddr::V4(_) => None,
-        IpAddr::V6(v6) => Some((v6.to_bits() >> (128 - u32::from(SITE_PREFIX))) as u64),
-    }
+/// How the networks of one IPv6 site, which may use any of its addresses, are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sites {
+    /// The bits that the addresses of a site have in common, between 1 and 64.
+    pub prefix: u32,
+    /// How many times as much as one address its whole site may do.
+    pub factor: u32,
 }
 
-/// How many times as much as an address its whole [`site`] may do.
-pub const SITE: u32 = 10;
+impl Sites {
+    /// Returns one number for each site; `None` for an IPv4 address.
+    pub fn of(&self, addr: IpAddr) -> Option<u64> {
+        match addr.to_canonical() {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(_) => Some(bucket(addr) >> (64 - self.prefix.clamp(1, 64))),
+        }
+    }
+
+    /// What a whole site may do, where an address may do so much.
+    pub fn times(&self, limit: u32) -> u32 {
+        limit.saturating_mul(self.factor)
+    }
+}
 
 /// Why a text is not a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,9 +77,9 @@ impl Network {
         }
     }
 
-    /// Returns whether the whole [`site`] of each of its addresses lies in this network; false for IPv4.
-    pub fn has_sites(&self) -> bool {
-        self.addr.is_ipv6() && self.prefix <= SITE_PREFIX
+    /// Returns whether the whole site of each of its addresses lies in this network; false for IPv4.
+    pub fn has_whole(&self, sites: Sites) -> bool {
+        self.addr.is_ipv6() && u32::from(self.prefix) <= sites.prefix
     }
 
     fn has_host_bits(&self) -> bool {
@@ -180,8 +189,13 @@ mod tests {
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
     }
 
+    const SITES: Sites = Sites {
+        prefix: 48,
+        factor: 10,
+    };
+
     #[test]
-    fn a_network_has_sites_if_it_is_one_or_larger() {
+    fn a_network_has_whole_sites_if_it_is_one_or_larger() {
         for (text, expected) in [
             ("2001:db8::/32", true),
             ("2001:db8:1::/48", true),
@@ -189,16 +203,27 @@ mod tests {
             ("2001:db8:1:2::/64", false),
             ("10.0.0.0/8", false),
         ] {
-            assert_eq!(network(text).has_sites(), expected, "{text}");
+            assert_eq!(network(text).has_whole(SITES), expected, "{text}");
         }
     }
 
     #[test]
     fn the_networks_of_one_customer_are_one_site() {
-        let of = |text: &str| site(addr(text));
+        let of = |text: &str| SITES.of(addr(text));
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:2:2::1"));
         assert_eq!((of("10.0.0.1"), of("::ffff:10.0.0.1")), (None, None));
+    }
+
+    #[test]
+    fn a_site_is_as_large_as_it_is_set() {
+        let together = |prefix, other: &str| {
+            let sites = Sites { prefix, factor: 10 };
+            sites.of(addr("2001:db8:1:200::1")) == sites.of(addr(other))
+        };
+        assert!(together(56, "2001:db8:1:2ff::9") && !together(56, "2001:db8:1:300::1"));
+        assert!(together(64, "2001:db8:1:200::9") && !together(64, "2001:db8:1:201::1"));
+        assert!(together(32, "2001:db8:ffff::1") && !together(32, "2001:db9::1"));
     }
 
     #[test]

@@ -94,12 +94,13 @@ impl Reload {
         self.reloads.get_or_create(&Outcome { result }).inc();
     }
 
-    /// Degraded while the file differs from what is in force.
+    /// Degraded while the file differs from what is in force. What is wrong with it can name users, and is not
+    /// for everybody who asks for readiness.
     pub(crate) fn check(&self) -> Check {
         let (error, what) = (Arc::clone(&self.error), self.what);
         check(move || match &*error.lock() {
-            Some(why) => State::Degraded(format!(
-                "the {what} file is not usable, and what was in force stays so: {why}"
+            Some(_) => State::Degraded(format!(
+                "the {what} file is not usable, and what was in force stays so: the log says why"
             )),
             None => State::Ok,
         })

@@ -13,8 +13,7 @@ use tars_interceptors::limits::{
     Charge, Charges, Limit, LimitName, Outcome, Over, RateLimiter, Subject,
 };
 use tars_runtime::{
-    bus::Server, clock::Clock, config::Limits, health::Condition, metrics::Metrics, network::SITE,
-    seeds::Seeds,
+    bus::Server, clock::Clock, config::Limits, health::Condition, metrics::Metrics, seeds::Seeds,
 };
 use tars_tests::{TestMesh, config, eventually, redis::Redis, refusal};
 use tokio_util::task::AbortOnDropHandle;
@@ -335,10 +334,7 @@ async fn the_addresses_of_a_site_share_a_limit_over_replicas() {
     let redis = Redis::start();
     let replicas = replicas(&redis, 2).await;
     let limit = Limit::new(LimitName::Public, 2, HOUR);
-    let site = Limit {
-        calls: 2 * SITE,
-        ..limit
-    };
+    let site = Limit { calls: 20, ..limit };
     let by_address = |address| Charges {
         class: Charge {
             limit,

@@ -379,6 +379,8 @@ async fn quotas_follow_their_file_without_a_restart() {
             .contains("what was in force stays so")
     })
     .await;
+    let shown = readyz.text("/readyz").await.unwrap();
+    assert!(!shown.contains("cals"), "to anybody who asks: {shown}");
     over(dev.get(AGENTS).await);
     write(&file, "[[override]]\nuser = \"dev\"\ncalls = 100");
     eventually("the user has a quota", || async {

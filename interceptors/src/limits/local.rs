@@ -39,6 +39,17 @@ impl Gcra {
         let key = self.keys.key(key);
         self.cells.with(key, now, |cell| cell.take(&self.rate, now))
     }
+
+    /// Gives back a call of `key` that was taken.
+    pub(crate) fn give_back(&self, key: impl Hash) {
+        let key = self.keys.key(key);
+        self.cells.peek(key, |cell| cell.give_back(&self.rate));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.cells.len()
+    }
 }
 
 /// The times of the calls that passed, oldest first. Refused calls do not count.
@@ -74,29 +85,28 @@ impl Local {
 
     /// Charges all limits of a call, or none.
     pub(super) fn charge(&self, charges: &Charges<'_>, now: Monotonic) -> Outcome {
-        let each = charges.each();
-        self.charge_keys(&each.map(|charge| (charge.limit, self.key(charge))), now)
+        self.charge_keys(&charges.map(|charge| (charge.limit, self.key(charge))), now)
     }
 
     pub(super) fn charge_keys(&self, each: &Each<(Limit, u64)>, now: Monotonic) -> Outcome {
         let take = |(limit, key): (Limit, u64)| (limit, self.take(limit, key, now));
         let give_back = |(limit, key): (Limit, u64)| self.give_back(limit, key, now);
-        let (limit, class) = take(each.class);
-        let mut outcome = Outcome::of(limit, class);
-        if !outcome.passed() {
-            return outcome;
+        // The site first: the addresses of one that may do nothing leave no trace.
+        let site = each.site.map(take);
+        if let Some((limit, refused)) = site.filter(|(_, decision)| !decision.passed()) {
+            return Outcome::of(limit, refused);
         }
-        outcome = outcome.with_site(each.site.map(take));
+        let give_back_site = || each.site.into_iter().for_each(give_back);
+        let (limit, class) = take(each.class);
+        let mut outcome = Outcome::of(limit, class).with_site(site);
         if !outcome.passed() {
-            give_back(each.class);
+            give_back_site();
             return outcome;
         }
         outcome.budget = each.budget.map(take);
         if !outcome.passed() {
             give_back(each.class);
-            if let Some(site) = each.site {
-                give_back(site);
-            }
+            give_back_site();
             outcome.class.1.remaining += 1;
         }
         outcome

@@ -14,7 +14,7 @@ use tars_credentials::Credential;
 use tars_proto::table::{Budget, RateClass};
 use tars_runtime::{
     config::Limits,
-    network::{Network, SITE, bucket, site},
+    network::{Network, Sites, bucket},
     rate::Rate,
 };
 
@@ -134,7 +134,7 @@ pub enum Subject<'a> {
     Key(&'a str),
     /// An address, or the network of one; see [`bucket`].
     Address(u64),
-    /// The networks of one customer; see [`site`].
+    /// The networks of one site; see [`Sites`].
     Site(u64),
 }
 
@@ -147,21 +147,50 @@ pub struct Charge<'a> {
     pub subject: Subject<'a>,
 }
 
-/// What a call is charged to, together or not at all: its class, also for the client's site where it counts
-/// addresses, and a budget where its method names one.
+/// What belongs to each limit of a call, which is charged to all of them or to none: its class, also for the
+/// client's site where it counts addresses, and a budget where its method names one.
 #[derive(Debug, Clone, Copy)]
-pub struct Charges<'a> {
+pub struct Each<T> {
     /// The limit of its class.
-    pub class: Charge<'a>,
-    /// The same for the whole site of an IPv6 address, ten times as large.
-    pub site: Option<Charge<'a>>,
+    pub class: T,
+    /// The same for the whole site of an IPv6 address, so many times as large.
+    pub site: Option<T>,
     /// A further limit, which is always exact.
-    pub budget: Option<Charge<'a>>,
+    pub budget: Option<T>,
+}
+
+/// What a call is charged to.
+pub type Charges<'a> = Each<Charge<'a>>;
+
+impl<T> Each<T> {
+    /// Of a call that has one limit.
+    pub fn one(class: T) -> Self {
+        Self {
+            class,
+            site: None,
+            budget: None,
+        }
+    }
+
+    pub(super) fn map<U>(&self, of: impl Fn(&T) -> U) -> Each<U> {
+        Each {
+            class: of(&self.class),
+            site: self.site.as_ref().map(&of),
+            budget: self.budget.as_ref().map(&of),
+        }
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
+        std::iter::once(&self.class)
+            .chain(&self.site)
+            .chain(&self.budget)
+    }
 }
 
 /// Every limit in force.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
+    sites: Sites,
     limits: [Limit; LimitName::ALL.len()],
     users: HashMap<String, Vec<Limit>>,
     keys: HashMap<String, Vec<Limit>>,
@@ -181,6 +210,7 @@ impl Plan {
             KeyChanges => (limits.key_changes_per_minute, MINUTE),
         };
         Self {
+            sites: limits.sites(),
             limits: LimitName::ALL.map(|name| {
                 let (calls, window) = of(name);
                 Limit::new(name, calls, window)
@@ -275,12 +305,25 @@ impl Plan {
         };
         let own = self.networks.iter().find(is_own);
         let limit = own.map_or_else(|| self.limit(name), |(_, limit)| *limit);
-        let has_site = own.is_none_or(|(network, _)| network.has_sites());
+        let has_site = own.is_none_or(|(network, _)| network.has_whole(self.sites));
         let charge = Charge {
             limit,
             subject: Subject::Address(bucket(call.client)),
         };
-        (charge, has_site.then(|| of_site(limit, call)).flatten())
+        let site = has_site.then(|| self.of_site(limit, call)).flatten();
+        (charge, site)
+    }
+
+    /// What the site of an address is charged for it.
+    fn of_site<'c>(&self, limit: Limit, call: &Call) -> Option<Charge<'c>> {
+        let site = self.sites.of(call.client)?;
+        Some(Charge {
+            limit: Limit {
+                calls: self.sites.times(limit.calls),
+                ..limit
+            },
+            subject: Subject::Site(site),
+        })
     }
 
     /// A key that has a limit of its own is not charged to its owner; all others are.
@@ -310,17 +353,6 @@ impl Plan {
             subject: Subject::Name(call.peer.name()),
         }
     }
-}
-
-/// What the site of an address is charged for it.
-fn of_site<'c>(limit: Limit, call: &Call) -> Option<Charge<'c>> {
-    site(call.client).map(|site| Charge {
-        limit: Limit {
-            calls: limit.calls.saturating_mul(SITE),
-            ..limit
-        },
-        subject: Subject::Site(site),
-    })
 }
 
 fn own(of: &HashMap<String, Vec<Limit>>, who: &str, name: LimitName) -> Option<Limit> {

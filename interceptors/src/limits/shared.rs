@@ -120,7 +120,7 @@ impl Shared {
             if let Some(refused) = self.known_refusal(charges, now) {
                 return Charging::Ready(refused);
             }
-            let each = charges.each().map(|charge| self.keyed(charge));
+            let each = charges.map(|charge| self.keyed(charge));
             let (this, server) = (Arc::clone(self), Arc::clone(server));
             return Charging::Remote(Box::pin(async move { this.exact(&server, each).await }));
         }
@@ -169,7 +169,7 @@ impl Shared {
 
     /// Decides by this process's count, with its share of each limit; what passes is owed.
     fn alone(&self, charges: &Charges<'_>, now: Monotonic) -> Outcome {
-        let each = charges.each().map(|charge| self.keyed(charge));
+        let each = charges.map(|charge| self.keyed(charge));
         self.without(&each, Missed::NotRun, now)
     }
 

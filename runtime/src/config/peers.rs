@@ -1,6 +1,6 @@
 //! What peers and callers may hold, and how long they are waited for.
 
-use crate::listen::Pace;
+use crate::{listen::Pace, network::Sites};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
@@ -249,6 +249,12 @@ pub struct Limits {
     /// Calls per second of one identity, or of one address where no identity is proven, that are
     /// looked at further; the rest is refused before anything expensive is done.
     pub flood_per_second: u32,
+    /// The prefix of an IPv6 network that is counted as one site, as whoever has it may use any of its
+    /// addresses. An address itself counts as its /64. Where a provider hands out smaller networks than
+    /// /48, that is the prefix: its customers share the limits of a site otherwise.
+    pub site_prefix: u32,
+    /// How many times as much as one address a whole site may do, where a limit is by address.
+    pub site_factor: u32,
     /// Maximum number of calls in flight of one caller in one service. A caller is a user with all of
     /// their keys; a call without a credential counts by SPIFFE id, behind the gateway by address.
     pub calls_by_caller: u32,
@@ -276,10 +282,22 @@ impl Default for Limits {
             replicas: 1,
             redis_budget_ms: 5,
             flood_per_second: 100,
+            site_prefix: 48,
+            site_factor: 10,
             calls_by_caller: 256,
             streams_by_caller: 32,
             calls_by_peer: 1024,
             streams_by_peer: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// How the addresses of IPv6 sites are counted.
+    pub fn sites(&self) -> Sites {
+        Sites {
+            prefix: self.site_prefix,
+            factor: self.site_factor,
         }
     }
 }

@@ -85,6 +85,8 @@ const RANGES: &[(&str, Range)] = &[
     ("limits.replicas", Between(1, 1024)),
     ("limits.redis_budget_ms", Between(1, 1000)),
     ("limits.flood_per_second", Between(1, RATE)),
+    ("limits.site_prefix", Between(16, 64)),
+    ("limits.site_factor", Between(1, RATE)),
     (
         "limits.calls_by_caller",
         ShareOf(&["connections.max_in_flight"]),

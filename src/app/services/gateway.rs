@@ -27,7 +27,7 @@ pub(super) fn start(
     let config = process.config();
     let documents = Documents::new(
         process.readiness(),
-        config.limits.flood_per_second,
+        &config.limits,
         process.clock().clone(),
         process.metrics(),
     );

@@ -124,7 +124,7 @@ fn a_call_that_one_limit_refuses_is_charged_to_none() {
 }
 
 #[test]
-fn a_client_that_rotates_within_its_site_has_ten_times_the_limit() {
+fn a_client_that_rotates_within_its_site_has_the_limit_of_the_site() {
     let (local, limit) = (Local::new(), exact(2, MINUTE));
     let by_address = |address| Charges {
         class: Charge {
@@ -145,6 +145,11 @@ fn a_client_that_rotates_within_its_site_has_ten_times_the_limit() {
     assert_eq!(outcomes.iter().filter(|o| o.passed()).count(), 20);
     let (limit, last) = outcomes.last().unwrap().class;
     assert_eq!((limit.calls, last.retry), (20, MINUTE), "the site's");
+    assert_eq!(
+        local.logs.len(),
+        10 + 1,
+        "addresses that were refused leave no trace"
+    );
     // Nor is what the site is refused charged to an address.
     let elsewhere = Charges {
         site: None,

@@ -132,6 +132,27 @@ fn a_limit_for_a_part_of_a_site_leaves_the_rest_of_it_alone() {
 }
 
 #[test]
+fn a_site_is_as_large_as_it_is_set_and_may_do_as_much() {
+    let plan = Plan::new(&Limits {
+        site_prefix: 56,
+        site_factor: 3,
+        ..Limits::default()
+    });
+    let site = |net| {
+        let client = [0x2001, 0xdb8, 1, net, 0, 0, 0, 1];
+        let call = call(LOGIN, PeerClass::Gateway, "/gateway", client);
+        let site = plan.charges(&call).site.unwrap();
+        let Subject::Site(number) = site.subject else {
+            panic!("{site:?}");
+        };
+        (number, site.limit.calls)
+    };
+    assert_eq!(site(0x200), site(0x2ff));
+    assert_ne!(site(0x200).0, site(0x300).0);
+    assert_eq!(site(0x200).1, 30);
+}
+
+#[test]
 fn every_mistake_is_reported_and_nothing_is_changed() {
     let size = "calls = 5\nwindow_seconds = 1\n";
     for (text, reason) in [
