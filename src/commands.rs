@@ -17,6 +17,7 @@ mod db;
 mod demo;
 mod descriptors;
 mod events;
+mod exit;
 mod known;
 mod listing;
 mod login;
@@ -222,30 +223,6 @@ impl CommandError {
         }
     }
 
-    fn exit_code(&self) -> u8 {
-        match self {
-            Self::Config(_)
-            | Self::Log(_)
-            | Self::Usage(_)
-            | Self::Start(
-                StartError::DataDir(_)
-                | StartError::Policy(_)
-                | StartError::Quotas(_)
-                | StartError::Limits(_),
-            ) => 64,
-            Self::Start(StartError::Bind(_) | StartError::Locked { .. })
-            | Self::Rest(RestError::Unreachable { .. } | RestError::Silent { .. })
-            | Self::Away { .. } => 69,
-            Self::Connection(e) if e.failure.is_absence() => 69,
-            Self::NotLoggedIn(_) => 77,
-            Self::Rest(error) if error.is_denied() => 77,
-            Self::Advised { error, .. } if error.is_denied() => 77,
-            Self::Interrupted | Self::Unfollowed { .. } => 130,
-            Self::Json(error) => error.exit_code(),
-            _ => 1,
-        }
-    }
-
     /// The error as JSON, where the command was asked for that.
     fn in_json_if(self, json: bool) -> Self {
         match json {
@@ -283,27 +260,6 @@ fn in_json(error: &CommandError) -> serde_json::Value {
 /// The reason of a command that needs a session and has none. No service sends it.
 const NOT_LOGGED_IN: &str = "NOT_LOGGED_IN";
 
-/// The exit codes of all commands, as in sysexits.h where that has one.
-const EXIT_STATUS: [(&str, &str); 8] = [
-    ("0", "The command did what it was asked to do."),
-    (
-        "1",
-        "It failed, or what it followed did not come to a good end.",
-    ),
-    ("2", "The command line cannot be parsed."),
-    (
-        "64",
-        "The configuration or a value has a mistake, it is not clear which mesh is meant, or a confirmation (--yes) is missing.",
-    ),
-    (
-        "69",
-        "The mesh cannot be reached or was lost, or an address or the data directory is in use.",
-    ),
-    ("77", "Not logged in, or not permitted."),
-    ("130", "Interrupted."),
-    ("141", "The reader of the output closed it."),
-];
-
 const EXAMPLES: &str = "Examples:\n  tars demo                 start a fresh mesh and run the main job\n  \
     tars up                   serve everything in one process\n  \
     tars login --username admin --password-file ~/.local/share/tars/admin-password\n  \
@@ -311,7 +267,7 @@ const EXAMPLES: &str = "Examples:\n  tars demo                 start a fresh mes
 
 fn long_help() -> String {
     let line = |(code, meaning): (&str, &str)| format!("\n  {code:<4} {meaning}");
-    let codes: String = EXIT_STATUS.into_iter().map(line).collect();
+    let codes: String = exit::STATUS.into_iter().map(line).collect();
     format!("{EXAMPLES}\n\nExit status:{codes}")
 }
 

@@ -1,6 +1,6 @@
 //! `tars completions` and `tars man`: what shells and `man` want to know of the command line.
 
-use super::{Cli, CommandError, EXIT_STATUS};
+use super::{Cli, CommandError, exit};
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -58,7 +58,7 @@ fn page(command: Command) -> io::Result<(String, Vec<u8>)> {
     let mut text = Vec::new();
     man.render(&mut text)?;
     writeln!(text, ".SH \"EXIT STATUS\"")?;
-    for (code, meaning) in EXIT_STATUS {
+    for (code, meaning) in exit::STATUS {
         writeln!(text, ".TP\n\\fB{code}\\fR\n{}", meaning.replace('-', "\\-"))?;
     }
     Ok((man.get_filename(), text))
@@ -137,7 +137,7 @@ mod tests {
             assert!(text.contains("NAME"), "{page}");
             assert_eq!(text.matches("EXIT STATUS").count(), 1, "{page}");
             assert!(!text.contains("Exit status"), "{page}");
-            for (code, _) in EXIT_STATUS {
+            for (code, _) in exit::STATUS {
                 assert!(text.contains(&format!("\\fB{code}\\fR")), "{page}: {code}");
             }
             let title = text.lines().find(|l| l.starts_with(".TH")).unwrap();

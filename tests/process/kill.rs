@@ -14,8 +14,6 @@ use tars_tests::{
 
 #[path = "kill/promotions.rs"]
 mod promotions;
-#[path = "kill/starts.rs"]
-mod starts;
 #[path = "kill/trainings.rs"]
 mod trainings;
 

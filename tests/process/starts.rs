@@ -1,16 +1,25 @@
 //! What the binary refuses to start with, and how it serves once it has started.
 
-use crate::{tars, up};
+#![allow(clippy::unwrap_used)]
+
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 use tars::rest::Rest;
 use tars_tests::{
     eventually,
     fleet::{Fleet, Source},
     governed,
-    process::Started,
+    process::{Running, Up},
     test_ca::TestCa,
 };
+
+fn tars() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tars"))
+}
+
+fn up(data: &Path) -> Running {
+    Up::new(tars(), data).unlimited().start()
+}
 
 #[test]
 fn mistakes_are_all_told_before_anything_starts() {
@@ -140,7 +149,7 @@ async fn services_work_each_in_its_own_process() {
 
 /// Of the process, in MiB.
 #[cfg(target_os = "linux")]
-fn resident_mib(process: &Started) -> u64 {
+fn resident_mib(process: &tars_tests::process::Started) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
     let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
