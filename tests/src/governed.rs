@@ -19,10 +19,10 @@ pub async fn study(rest: &Rest, trials: u32) -> String {
     let fixed =
         |name: &str, value: Value| json!({ "name": name, "categorical": { "values": [value] } });
     let body = json!({
-        "n_trials": trials, "steps": "6000", "seed": "5", "sampler_type": "random", "pruner_type": "none",
+        "n_trials": trials, "steps": "4000", "seed": "5", "sampler_type": "random", "pruner_type": "none",
         "search_space": [
-            fixed("learning_rate", json!(0.002)), fixed("tau", json!(1)), fixed("target_update", json!(5)),
-            fixed("gamma", json!(0.99)), fixed("batch_size", json!(32)),
+            fixed("learning_rate", json!(0.003)), fixed("tau", json!(1)), fixed("target_update", json!(5)),
+            fixed("gamma", json!(0.99)), fixed("batch_size", json!(16)),
             { "name": "epsilon_decay", "float": { "low": 0.95, "high": 0.97 } },
         ],
     });
