@@ -4,6 +4,8 @@
 //! client's; slices of load take turns, so that all see the same machine. A peer whose program the machine lacks
 //! is left out, with `null` for its figures.
 //!
+//! All that is Rust has the allocator of `tars`.
+//!
 //! For a profiler, `--only=NAME` loads one variant and nothing else.
 
 mod collector;
@@ -25,6 +27,9 @@ use std::{path::PathBuf, time::Duration};
 use variants::Variant;
 
 type Failure = Box<dyn std::error::Error>;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// For a profiler: this variant alone is loaded for as long.
 const PROFILED: Duration = Duration::from_secs(20);
