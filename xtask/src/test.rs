@@ -32,7 +32,8 @@ pub(crate) fn run() -> Outcome {
     lint::run()?;
     let server = Server::start()?;
     let mut all = tests(&server, &redis);
-    all.args(["--", "--include-ignored"]);
+    // The benchmarks and soaks are compiled by clippy.
+    all.args(["--lib", "--bins", "--tests", "--", "--include-ignored"]);
     tools::run(&mut all)?;
     let mut again = tests(&server, &redis);
     again.arg("--lib");
