@@ -298,7 +298,7 @@ fn next(proposal: &Value) -> &'static str {
         "pending_approval" if assessment_state(proposal) == "pending" => "watch",
         "pending_approval" => "approve or reject",
         "approved" => "apply",
-        "applying" | "verifying" | "rolling_back" => "watch",
+        "applying" | "giving_up" | "verifying" | "rolling_back" => "watch",
         _ => "",
     }
 }

@@ -473,6 +473,7 @@ impl Shared {
                 !matches!(
                     state.as_str(),
                     "PROPOSAL_STATE_APPLYING"
+                        | "PROPOSAL_STATE_GIVING_UP"
                         | "PROPOSAL_STATE_VERIFYING"
                         | "PROPOSAL_STATE_ROLLING_BACK"
                 )

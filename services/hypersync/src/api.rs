@@ -48,6 +48,7 @@ fn state(from: State) -> ProposalState {
         State::Rejected => ProposalState::Rejected,
         State::Withdrawn => ProposalState::Withdrawn,
         State::Applying => ProposalState::Applying,
+        State::GivingUp => ProposalState::GivingUp,
         State::Verifying => ProposalState::Verifying,
         State::Completed => ProposalState::Completed,
         State::RollingBack => ProposalState::RollingBack,

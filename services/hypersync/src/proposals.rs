@@ -157,7 +157,6 @@ impl HyperSync {
     ) -> Result<(), HyperSyncError> {
         let kind = match (proposal.state, next) {
             (State::Verifying, State::Verifying) => "hypersync.measured".to_owned(),
-            (State::Applying, State::Applying) => "hypersync.refused".to_owned(),
             _ => format!("hypersync.{}", next.as_str()),
         };
         let by = proposal.applied_by.clone();
@@ -247,6 +246,7 @@ impl HyperSync {
     pub(crate) fn record(&self, proposal: &Proposal, kind: &str, by: &str) -> Record {
         let severity = match proposal.state {
             State::Applying
+            | State::GivingUp
             | State::RollingBack
             | State::Failed
             | State::NeedsAttention

@@ -174,7 +174,6 @@ pub(crate) fn draft(agent: Agent, change: Change, caller: &Caller, now_us: i64) 
         assessment_error: String::new(),
         approved_without_assessment: false,
         error: String::new(),
-        given_up: false,
         attention: String::new(),
         resolved_by: String::new(),
         resolution_reason: String::new(),

@@ -132,8 +132,6 @@ impl HyperSync {
         fence: &Fence,
     ) -> Option<Proposal> {
         let next = match plan::recovery(committed.state, error, pauses) {
-            // What was given up could not be made void, so that it may be live.
-            Recovery::Advance(State::Failed) if committed.given_up => State::RollingBack,
             Recovery::Advance(next) => next,
             recovery => {
                 tracing::info!(proposal = %committed.id, ?error, "a step of applying will be retried");
@@ -149,11 +147,6 @@ impl HyperSync {
         turned.error = match turned.change {
             Change::Tuning(_) => error.to_string(),
             Change::Promotion { .. } => error.told(),
-        };
-        turned.given_up = next == State::Failed;
-        let next = match turned.given_up {
-            true => committed.state,
-            false => next,
         };
         if next == State::NeedsAttention {
             turned.attention = format!(
@@ -176,7 +169,7 @@ impl HyperSync {
 
     async fn step(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
         match proposal.change.clone() {
-            change if proposal.given_up && proposal.state == State::Applying => {
+            change if proposal.state == State::GivingUp => {
                 self.give_up(proposal, &change, fence).await
             }
             Change::Tuning(tuning) => self.step_tuning(proposal, tuning, fence).await,

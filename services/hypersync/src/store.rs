@@ -35,6 +35,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0007_measured_steps.sql"),
     ),
     Migration::new(8, "usage set aside", usage::SET_ASIDE),
+    Migration::new(
+        9,
+        "giving up",
+        include_str!("../migrations/0009_giving_up.sql"),
+    ),
 ];
 
 /// The state of a proposal's assessment.
@@ -85,10 +90,6 @@ pub(crate) struct Proposal {
     #[serde(default)]
     pub(crate) approved_without_assessment: bool,
     pub(crate) error: String,
-    /// Whether applying was refused, so that it is not tried again. An attempt of which nothing was heard may still
-    /// be under way.
-    #[serde(default)]
-    pub(crate) given_up: bool,
     /// What a person has to decide, in `NeedsAttention`.
     #[serde(default)]
     pub(crate) attention: String,
@@ -163,7 +164,26 @@ impl Proposal {
 impl FromRow for Proposal {
     fn from_row(row: &Row) -> Result<Self, DbError> {
         let id: Uuid = row.get("id")?;
-        row.named("proposals", id).json("document")
+        let stored: Stored = row.named("proposals", id).json("document")?;
+        Ok(stored.proposal())
+    }
+}
+
+/// The document of a proposal. Replicas of earlier versions may still write that it is given up beside the state.
+#[derive(Debug, Deserialize)]
+struct Stored {
+    #[serde(flatten)]
+    proposal: Proposal,
+    #[serde(default)]
+    given_up: bool,
+}
+
+impl Stored {
+    fn proposal(mut self) -> Proposal {
+        if self.given_up && self.proposal.state == State::Applying {
+            self.proposal.state = State::GivingUp;
+        }
+        self.proposal
     }
 }
 
@@ -175,7 +195,8 @@ const LIST_OPEN: &str = "SELECT id, document FROM proposals WHERE id < $1 AND st
                          ('rejected', 'withdrawn', 'completed', 'rolled_back', 'failed', 'kept') \
                          ORDER BY id DESC LIMIT $2";
 const UNFINISHED: &str = "SELECT id, document FROM proposals WHERE state IN \
-                          ('pending_approval', 'approved', 'applying', 'verifying', 'rolling_back')";
+                          ('pending_approval', 'approved', 'applying', 'giving_up', 'verifying', \
+                          'rolling_back')";
 const NEEDING_ATTENTION: &str =
     "SELECT id, document FROM proposals WHERE state = 'needs_attention'";
 const UNCLAIMED: &str = "SELECT id, document FROM proposals WHERE open_trial IS NULL AND state NOT IN \

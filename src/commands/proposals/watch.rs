@@ -36,7 +36,9 @@ impl Until {
         match state(proposal).as_str() {
             "pending_approval" => self == Self::Assessed && assessment_state(proposal) != "pending",
             "approved" if self == Self::Assessed => assessment_state(proposal) != "pending",
-            "approved" | "applying" | "verifying" | "rolling_back" => self != Self::Ended,
+            "approved" | "applying" | "giving_up" | "verifying" | "rolling_back" => {
+                self != Self::Ended
+            }
             _ => true,
         }
     }
@@ -240,6 +242,7 @@ mod tests {
             ("APPROVED", "PENDING", no, yes, no),
             ("APPROVED", "COMPLETED", yes, yes, no),
             ("APPLYING", "NOT_MADE", bad, yes, no),
+            ("GIVING_UP", "NOT_MADE", bad, yes, no),
             ("VERIFYING", "COMPLETED", yes, yes, no),
             ("ROLLING_BACK", "COMPLETED", yes, yes, no),
             ("REJECTED", "COMPLETED", yes, bad, bad),

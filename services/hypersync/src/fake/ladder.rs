@@ -32,6 +32,8 @@ pub(crate) struct LadderRecord {
     pub(crate) fell: String,
     /// The reason of the gate that does not let it pass.
     pub(crate) refusal: Option<&'static str>,
+    /// Whether the agent is bound to the live mesh.
+    pub(crate) bound: bool,
     /// How often it was moved, up or down.
     pub(crate) moves: usize,
     /// Where each operation has put it; `None` for one that is never to take effect.
@@ -47,6 +49,7 @@ impl LadderRecord {
             steps: 10,
             fell: String::new(),
             refusal: None,
+            bound: true,
             moves: 0,
             operations: BTreeMap::new(),
         }
@@ -94,6 +97,13 @@ impl LadderRecord {
             Stage::Shadow => Ok(Stage::Canary),
             Stage::Canary => Ok(Stage::Active),
             Stage::Active => Err(gate(reason::STAGE_ORDER)),
+        }
+    }
+
+    fn ensure_bound(&self) -> Result<(), Status> {
+        match self.bound {
+            true => Ok(()),
+            false => Err(gate(reason::NOT_BOUND)),
         }
     }
 
@@ -151,6 +161,7 @@ fn gate(reason: &str) -> Status {
 
 impl AgentRecord {
     fn step_up(&mut self, request: &ApplyPromotionRequest) -> Result<Placement, Status> {
+        self.ladder.ensure_bound()?;
         self.admit(&request.change_id, request.fencing_token)?;
         self.not_held(&request.change_id)?;
         let placement = match self.ladder.operations.get(&request.operation_id).copied() {
@@ -166,6 +177,7 @@ impl AgentRecord {
     }
 
     fn step_back(&mut self, request: &RevertPromotionRequest) -> Result<(), Status> {
+        self.ladder.ensure_bound()?;
         self.admit(&request.change_id, request.fencing_token)?;
         let operations = &mut self.ladder.operations;
         let taken = *operations
@@ -179,6 +191,7 @@ impl AgentRecord {
     }
 
     fn settle_step(&mut self, request: &SettlePromotionRequest) -> Result<(), Status> {
+        self.ladder.ensure_bound()?;
         self.admit(&request.change_id, request.fencing_token)?;
         if let Some(completed) = &request.completed {
             let placement = Placement::try_from(*completed).unwrap();

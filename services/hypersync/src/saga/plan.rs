@@ -31,7 +31,7 @@ pub(crate) enum Rollback {
     AskPerson(String),
 }
 
-/// Decides how to recover from a failed step. A refusal before anything was done fails the proposal;
+/// Decides how to recover from a failed step. A proposal that is refused before anything was done is given up;
 /// a failure that may have left the change live leads to a rollback, and a rollback that fails to a
 /// person. Waiting for capacity is unbounded, waiting for an unreachable peer is not.
 pub(crate) fn recovery(state: State, error: &HyperSyncError, pauses: &Pauses) -> Recovery {
@@ -52,7 +52,7 @@ fn after_call(state: State, failure: Failure, pauses: &Pauses) -> Recovery {
         // This cannot be an earlier attempt whose response was lost: Orchestration acknowledges a
         // completed operation whatever is live by now.
         (Failure::VersionChanged | Failure::Refused, State::Applying) => {
-            Recovery::Advance(State::Failed)
+            Recovery::Advance(State::GivingUp)
         }
         _ => abandoned(state),
     }
@@ -124,7 +124,12 @@ mod tests {
     use tars_runtime::db::DbError;
     use tonic::{Code, Status};
 
-    const DRIVEN: [State; 3] = [State::Applying, State::Verifying, State::RollingBack];
+    const DRIVEN: [State; 4] = [
+        State::Applying,
+        State::GivingUp,
+        State::Verifying,
+        State::RollingBack,
+    ];
 
     fn failed(status: Status) -> HyperSyncError {
         PeerError::from(status).into()
@@ -203,6 +208,7 @@ mod tests {
         let away = call(Code::Unavailable, "UNREACHABLE");
         for (state, next) in [
             (State::Applying, State::RollingBack),
+            (State::GivingUp, State::RollingBack),
             (State::Verifying, State::RollingBack),
             (State::RollingBack, State::NeedsAttention),
         ] {
@@ -242,10 +248,10 @@ mod tests {
     #[test]
     fn a_permanent_database_failure_is_not_retried_for_ever() {
         let broken = DbError::Failed("no such column".to_owned()).into();
-        let next = [State::Applying, State::Verifying, State::RollingBack]
-            .map(|state| fresh(state, &broken));
+        let next = DRIVEN.map(|state| fresh(state, &broken));
         let back = Recovery::Advance(State::RollingBack);
-        assert_eq!(next, [back, back, Recovery::Advance(State::NeedsAttention)]);
+        let asks = Recovery::Advance(State::NeedsAttention);
+        assert_eq!(next, [back, back, back, asks]);
     }
 
     #[test]
@@ -253,7 +259,12 @@ mod tests {
         let lost = call(Code::Aborted, "VERSION_CHANGED");
         assert_eq!(
             fresh(State::Applying, &lost),
-            Recovery::Advance(State::Failed)
+            Recovery::Advance(State::GivingUp)
+        );
+        assert_eq!(
+            fresh(State::GivingUp, &lost),
+            Recovery::Advance(State::RollingBack),
+            "an attempt of which nothing was heard is live"
         );
         assert_eq!(
             fresh(State::Verifying, &lost),

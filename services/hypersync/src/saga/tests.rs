@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     change::Verification,
     fake::{AgentRecord, Call, Death, Fault, Rig, busy, gamma, refused, unavailable},
+    saga::measure::Purpose,
     store::tests::trial,
 };
 use std::collections::BTreeSet;
@@ -479,7 +480,27 @@ async fn killed_at_every_call(way: Way) -> BTreeSet<&'static str> {
 #[tokio::test]
 async fn a_change_that_is_refused_survives_being_killed_at_every_call() {
     let states = killed_at_every_call(Way::Refused).await;
-    assert_eq!(states, BTreeSet::from(["applying"]));
+    assert_eq!(states, BTreeSet::from(["applying", "giving_up"]));
+}
+
+#[tokio::test]
+async fn a_refused_change_is_given_up_before_it_has_failed() {
+    let (rig, proposal) = applying().await;
+    rig.world.stored.lock().version = 7;
+    rig.world.inject(Call::Settle, Fault::Hang);
+    let (id, lease) = (proposal.id, rig.take("saga").await);
+    tokio::select! {
+        () = rig.service.run_owned(id, &lease) => panic!("it hangs"),
+        given_up = rig.until_state(id, State::GivingUp) => {
+            assert_eq!(given_up.error, "version 7 is live");
+            assert!(!given_up.awaits(Purpose::Verification), "its promise is free");
+        }
+    }
+    let rig = rig.restart().await;
+    assert_eq!(rig.resume().await, 1);
+    let ended = rig.until_state(id, State::Failed).await;
+    assert_eq!(ended.error, "version 7 is live", "why it was refused");
+    assert_eq!(rig.world.count(Call::Apply), 0, "it is not tried again");
 }
 
 /// The call that gives up takes place after an attempt of which nothing was heard has been carried out.

@@ -15,6 +15,8 @@ pub(crate) enum State {
     Withdrawn,
     /// The new values are being made live, which holds the agent.
     Applying,
+    /// Applying was refused; an attempt of which nothing was heard is made void, since it may still be under way.
+    GivingUp,
     /// The new values are live and are being measured against the old ones.
     Verifying,
     /// Final: the new values were verified and approved.
@@ -33,12 +35,13 @@ pub(crate) enum State {
 
 impl State {
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::PendingApproval,
         Self::Approved,
         Self::Rejected,
         Self::Withdrawn,
         Self::Applying,
+        Self::GivingUp,
         Self::Verifying,
         Self::Completed,
         Self::RollingBack,
@@ -55,6 +58,7 @@ impl State {
             Self::Rejected => "rejected",
             Self::Withdrawn => "withdrawn",
             Self::Applying => "applying",
+            Self::GivingUp => "giving_up",
             Self::Verifying => "verifying",
             Self::Completed => "completed",
             Self::RollingBack => "rolling_back",
@@ -84,7 +88,10 @@ impl State {
 
     /// Whether the saga continues the proposal without a person.
     pub(crate) fn is_driven(self) -> bool {
-        matches!(self, Self::Applying | Self::Verifying | Self::RollingBack)
+        matches!(
+            self,
+            Self::Applying | Self::GivingUp | Self::Verifying | Self::RollingBack
+        )
     }
 
     /// Whether the proposal excludes other changes of its agent.
@@ -100,11 +107,11 @@ impl State {
                 matches!(next, Self::Approved | Self::Rejected | Self::Withdrawn)
             }
             Self::Approved => matches!(next, Self::Applying | Self::Withdrawn),
-            // That it is given up is written, in the same state, before what was tried is made void.
-            Self::Applying => matches!(
-                next,
-                Self::Applying | Self::Verifying | Self::RollingBack | Self::Failed
-            ),
+            Self::Applying => {
+                matches!(next, Self::GivingUp | Self::Verifying | Self::RollingBack)
+            }
+            // What could not be made void may be live.
+            Self::GivingUp => matches!(next, Self::Failed | Self::RollingBack),
             // The measurement is written, in the same state, before it is evaluated.
             Self::Verifying => {
                 matches!(next, Self::Verifying | Self::Completed | Self::RollingBack)
@@ -140,6 +147,19 @@ mod tests {
             let next = State::ALL.into_iter().filter(|n| state.can_become(*n));
             assert_eq!(next.count() == 0, state.is_final(), "{state:?}");
         }
+    }
+
+    #[test]
+    fn only_what_was_given_up_becomes_failed() {
+        let to_failed = State::ALL
+            .into_iter()
+            .filter(|state| state.can_become(State::Failed));
+        assert_eq!(to_failed.collect::<Vec<_>>(), [State::GivingUp]);
+        assert!(State::GivingUp.can_become(State::RollingBack));
+        assert!(
+            !State::GivingUp.can_become(State::Applying),
+            "it is not tried again"
+        );
     }
 
     #[test]

@@ -48,7 +48,6 @@ pub(crate) fn proposal(state: State) -> Proposal {
         assessment_error: String::new(),
         approved_without_assessment: false,
         error: String::new(),
-        given_up: false,
         attention: String::new(),
         resolved_by: String::new(),
         resolution_reason: String::new(),
@@ -285,6 +284,64 @@ async fn proposals_written_before_the_claims_existed_are_given_claims() {
     assert!(matches!(refused, Err(HyperSyncError::ChangeInProgress(_))));
     assert_eq!(store.unfinished().await.unwrap().len(), 3);
     assert!(store.needing_attention().await.unwrap().is_empty());
+}
+
+/// As they were written while giving up was a mark beside the state.
+async fn insert_marked(tx: &mut Transaction, row: &Proposal, given_up: bool) {
+    let mut document = serde_json::to_value(row).unwrap();
+    document["given_up"] = given_up.into();
+    let insert = Query::new(
+        "INSERT INTO proposals (id, agent_id, state, revision, proposer_owner, document, changing_agent) \
+         VALUES ($1, $2, $3, $4, $5, $6, $2)",
+    )
+    .bind(row.id)
+    .bind(&row.agent_id)
+    .bind(row.state.as_str())
+    .bind(row.revision)
+    .bind(&row.proposer_owner)
+    .bind(document.to_string());
+    tx.execute(insert).await.unwrap().one().unwrap();
+}
+
+#[tokio::test]
+async fn a_proposal_that_was_marked_as_given_up_is_in_that_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = tars_test_db::place(dir.path(), "hypersync");
+    let db = Db::open(&place, &MIGRATIONS[..8]).await.unwrap();
+    let of = |agent: &str| Proposal {
+        agent_id: agent.to_owned(),
+        note: r#"it was "state":"applying" before"#.to_owned(),
+        ..proposal(State::Applying)
+    };
+    let (given_up, goes_on) = (of("policy"), of("rate"));
+    let mut tx = db.write("test.old", Isolation::Exclusive).await.unwrap();
+    insert_marked(&mut tx, &given_up, true).await;
+    insert_marked(&mut tx, &goes_on, false).await;
+    tx.commit().await.unwrap();
+    db.close().await;
+
+    let db = Db::open(&place, MIGRATIONS).await.unwrap();
+    let mut tx = db.write("test.later", Isolation::Exclusive).await.unwrap();
+    let states = Query::new("SELECT state FROM proposals WHERE agent_id = $1");
+    let state: String = tx.value(states.bind("policy"), "state").await.unwrap();
+    assert_eq!(state, "giving_up");
+    // A replica of the version before that still runs.
+    let later = of("cost");
+    insert_marked(&mut tx, &later, true).await;
+    tx.commit().await.unwrap();
+    let store = Store::open(db).await.unwrap();
+    for (was, now) in [
+        (&given_up, State::GivingUp),
+        (&goes_on, State::Applying),
+        (&later, State::GivingUp),
+    ] {
+        let expected = Proposal {
+            state: now,
+            ..was.clone()
+        };
+        assert_eq!(store.get(was.id).await.unwrap(), expected);
+    }
+    assert_eq!(store.unfinished().await.unwrap().len(), 3);
 }
 
 #[tokio::test]

@@ -289,6 +289,47 @@ async fn a_step_that_cannot_be_taken_back_needs_attention_until_a_person_decides
     assert_eq!(became(&rig.world.agent()), (Stage::Shadow, 1, true));
 }
 
+/// The mesh was configured anew between the approval and the step.
+#[tokio::test]
+async fn a_step_of_an_agent_that_is_not_bound_any_more_asks_a_person() {
+    let (rig, proposal) = applying().await;
+    rig.world.stored.lock().ladder.bound = false;
+    let asked = driven(&rig, proposal).await;
+    assert_eq!(asked.state, State::NeedsAttention);
+    for part in ["a gate does not let it pass", "RESOLUTION_KEEP_LIVE"] {
+        assert!(asked.attention.contains(part), "{}", asked.attention);
+    }
+    assert_eq!(rig.world.count(Call::StepUp), 1, "it is not tried again");
+    rig.service.take_missing_holds().await.unwrap();
+    let hold = Some((asked.id.to_string(), true));
+    assert_eq!(rig.world.agent().hold, hold);
+    let ada = caller("ada", &[]);
+    let keep = crate::attention::Resolution::KeepLive;
+    let resolved = rig.service.resolve(&ada, asked.id, keep, "unbound".into());
+    assert_eq!(resolved.await.unwrap().state, State::Kept);
+    assert_eq!(rig.world.agent().hold, None);
+}
+
+/// It is bound again by the time that the person decides.
+#[tokio::test]
+async fn a_step_of_an_agent_that_is_bound_again_is_rolled_back_as_decided() {
+    let (rig, proposal) = applying().await;
+    rig.world.stored.lock().ladder.bound = false;
+    let asked = driven(&rig, proposal).await;
+    rig.world.stored.lock().ladder.bound = true;
+    let ada = caller("ada", &[]);
+    let back = crate::attention::Resolution::RollBack;
+    let resolved = rig.service.resolve(&ada, asked.id, back, "bound".into());
+    resolved.await.unwrap();
+    rig.until_state(asked.id, State::RolledBack).await;
+    let agent = rig.world.agent();
+    assert_eq!(became(&agent), (Stage::Shadow, 1, true));
+    assert!(
+        agent.is_void(&asked.id.to_string()),
+        "no late attempt is taken"
+    );
+}
+
 // === Resume ===
 
 /// The course of a promotion to ACTIVE.
@@ -379,7 +420,7 @@ async fn a_promotion_that_stays_survives_being_killed_at_every_call() {
 #[tokio::test]
 async fn a_promotion_that_is_refused_survives_being_killed_at_every_call() {
     let states = killed_at_every_call(Way::Refused).await;
-    assert_eq!(states, BTreeSet::from(["applying"]));
+    assert_eq!(states, BTreeSet::from(["applying", "giving_up"]));
 }
 
 #[tokio::test]
