@@ -1,7 +1,8 @@
 //! Generates `impl Validate` blocks from `tars.policy.v1.field` options.
 
 use prost_reflect::{
-    Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
+    Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor,
+    OneofDescriptor, Value,
 };
 use std::{
     error::Error,
@@ -46,10 +47,11 @@ fn write_message(
 ) -> Result<(), Box<dyn Error>> {
     let mut body = String::new();
     for field in message.fields() {
-        if field.containing_oneof().is_some_and(|o| !o.is_synthetic()) {
-            return Err(format!("{}: oneofs have no validation yet", field.full_name()).into());
+        let limits = limits(pool, &field)?;
+        match field.containing_oneof().filter(|o| !o.is_synthetic()) {
+            Some(oneof) => write_choice(&mut body, message, &oneof, &field, &limits)?,
+            None => write_field(&mut body, &field, &limits)?,
         }
-        write_field(&mut body, &field, &limits(pool, &field)?)?;
     }
     let (at, out) = if body.is_empty() {
         ("_at", "_out")
@@ -86,6 +88,29 @@ fn write_field(
         }
         Ok(())
     }
+}
+
+/// Writes the statements that check one of the fields of which a message has at most one.
+fn write_choice(
+    body: &mut String,
+    message: &MessageDescriptor,
+    oneof: &OneofDescriptor,
+    field: &FieldDescriptor,
+    l: &Limits,
+) -> Result<(), Box<dyn Error>> {
+    let value = check(&Names::of(field).path, "v", field, l)?;
+    if !value.is_empty() {
+        let module = rust_type(message.package_name(), message.full_name());
+        let (parents, name) = module.rsplit_once("::").ok_or("a message of no package")?;
+        let module = format!("{parents}::{}", snake_case(name));
+        let (choice, variant) = (camel_case(oneof.name()), camel_case(field.name()));
+        writeln!(
+            body,
+            "        if let Some({module}::{choice}::{variant}(v)) = &self.{} {{\n            {value}\n        }}",
+            rust_ident(oneof.name())
+        )?;
+    }
+    Ok(())
 }
 
 /// How generated code refers to a field.
@@ -301,6 +326,14 @@ fn snake_case(name: &str) -> String {
         out.extend(c.to_lowercase());
     }
     out
+}
+
+fn camel_case(name: &str) -> String {
+    let words = name.split('_').map(|word| {
+        let (first, rest) = word.split_at(word.len().min(1));
+        first.to_uppercase() + rest
+    });
+    words.collect()
 }
 
 fn rust_ident(name: &str) -> String {

@@ -178,6 +178,33 @@ mod tests {
     }
 
     #[test]
+    fn what_a_choice_has_is_checked_inside() {
+        use orchestration::{AgentProgress, evaluate_hyperparameters_response::Event};
+        let agents = vec![AgentProgress {
+            mean_return: Some(f64::NAN),
+            ..Default::default()
+        }];
+        let progress = orchestration::TrainingProgress {
+            agents,
+            ..Default::default()
+        };
+        let result = orchestration::EvaluationResult {
+            std_return: f64::INFINITY,
+            ..Default::default()
+        };
+        for (event, field) in [
+            (Event::Progress(progress), "progress.agents[0].mean_return"),
+            (Event::Result(result), "result.std_return"),
+        ] {
+            let item = orchestration::EvaluateHyperparametersResponse {
+                sequence: 1,
+                event: Some(event),
+            };
+            assert_eq!(fields(&refusal(&item)), [field]);
+        }
+    }
+
+    #[test]
     fn structs_are_checked_inside() {
         let value = prost_types::Value {
             kind: Some(prost_types::value::Kind::NumberValue(f64::NAN)),

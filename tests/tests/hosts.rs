@@ -9,7 +9,8 @@ use tars_proto::{
     fault,
     orchestration::v1::{
         environment_host_service_client::EnvironmentHostServiceClient,
-        training_service_client::TrainingServiceClient, *,
+        evaluate_hyperparameters_response::Event, training_service_client::TrainingServiceClient,
+        *,
     },
 };
 use tars_tests::{PASSWORD, TestMesh, eventually, refusal};
@@ -250,7 +251,9 @@ async fn evaluate(mesh: &TestMesh, owner: &Caller, work: &str) -> Result<Evaluat
     let mut items = training.evaluate_hyperparameters(request).await?;
     let mut result = None;
     while let Some(item) = items.get_mut().message().await? {
-        result = item.result;
+        if let Some(Event::Result(ended)) = item.event {
+            result = Some(ended);
+        }
     }
     Ok(result.unwrap())
 }

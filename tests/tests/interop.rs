@@ -9,7 +9,7 @@ use std::{
 };
 use tars::rest::Rest;
 use tars_proto::orchestration::v1::{
-    EvaluateHyperparametersRequest, EvaluationResult,
+    EvaluateHyperparametersRequest, EvaluationResult, evaluate_hyperparameters_response::Event,
     training_service_client::TrainingServiceClient,
 };
 use tars_tests::{TestMesh, eventually};
@@ -162,7 +162,9 @@ async fn evaluate(
     let mut items = training.evaluate_hyperparameters(request).await?;
     let mut result = None;
     while let Some(item) = items.get_mut().message().await? {
-        result = item.result;
+        if let Some(Event::Result(ended)) = item.event {
+            result = Some(ended);
+        }
     }
     Ok(result.unwrap())
 }

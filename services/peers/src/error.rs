@@ -13,7 +13,7 @@ pub enum Failure {
     Busy,
     /// The peer is unreachable, or its response was lost. The call may have taken effect.
     Transient,
-    /// The version that the call names is no longer the live one. The call had no effect.
+    /// What is live is not what the call takes for granted. The call had no effect.
     VersionChanged,
     /// Another process has taken over the work that the call is a part of. The call had no effect.
     Superseded,

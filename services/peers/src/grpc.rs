@@ -7,6 +7,7 @@ use tars_mesh::{Channel, MAX_RESPONSE};
 use tars_proto::{
     orchestration::v1::{
         EvaluateHyperparametersRequest, EvaluateHyperparametersResponse, TrainingProgress,
+        evaluate_hyperparameters_response::Event,
         orchestration_service_client::OrchestrationServiceClient,
         training_service_client::TrainingServiceClient,
     },
@@ -70,19 +71,78 @@ fn updates(
             return Ok(None);
         };
         while let Some(item) = items.message().await? {
-            if let Some(result) = item.result {
+            let Some(update) = item.event.and_then(update) else {
+                continue;
+            };
+            if let Update::Ended(_) = update {
                 finish(items).await;
-                return Ok(Some((Update::Ended(result.mean_return), None)));
+                return Ok(Some((update, None)));
             }
-            if item.began {
-                return Ok(Some((Update::Began, Some(items))));
-            }
-            if let Some(progress) = item.progress {
-                let TrainingProgress { step, agents, .. } = progress;
-                let mean_return = agents.first().and_then(|agent| agent.mean_return);
-                return Ok(Some((Update::Progress { step, mean_return }, Some(items))));
-            }
+            return Ok(Some((update, Some(items))));
         }
         Ok(None)
     })
+}
+
+/// What an item says. A report of an earlier version names no agent: then it says nothing of returns.
+fn update(event: Event) -> Option<Update> {
+    Some(match event {
+        Event::Began(began) => return began.then_some(Update::Began),
+        Event::Progress(TrainingProgress { step, agents, .. }) => Update::Progress {
+            step,
+            mean_return: agents.first().and_then(|agent| agent.mean_return),
+        },
+        Event::Result(result) => Update::Ended(result.mean_return),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message;
+    use tars_proto::orchestration::v1::AgentProgress;
+
+    fn read(bytes: &[u8]) -> Option<Update> {
+        let item = EvaluateHyperparametersResponse::decode(bytes).unwrap();
+        item.event.and_then(update)
+    }
+
+    #[test]
+    fn an_item_of_an_earlier_version_says_what_it_has_and_nothing_else() {
+        // sequence 1, progress { step 10, mean_return 1.5 in the field of before }
+        let of_before = [8, 1, 18, 11, 8, 10, 25, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f];
+        let step = 10;
+        let mean_return = None;
+        assert_eq!(
+            read(&of_before),
+            Some(Update::Progress { step, mean_return })
+        );
+        let began = [32, 1];
+        assert_eq!(
+            read(&began),
+            Some(Update::Began),
+            "as it was outside of the oneof"
+        );
+        assert_eq!(read(&[8, 7]), None, "an event of a later version");
+        assert_eq!(read(&[32, 0]), None);
+    }
+
+    #[test]
+    fn a_report_without_an_episode_has_no_return_and_one_of_zero_has() {
+        for mean_return in [None, Some(0.0)] {
+            let progress = TrainingProgress {
+                step: 3,
+                episode: 0,
+                agents: vec![AgentProgress {
+                    mean_return,
+                    ..AgentProgress::default()
+                }],
+            };
+            let expected = Update::Progress {
+                step: 3,
+                mean_return,
+            };
+            assert_eq!(update(Event::Progress(progress)), Some(expected));
+        }
+    }
 }

@@ -55,15 +55,26 @@ pub enum Update {
 }
 
 /// A run in progress. Dropping it stops the run.
-pub struct Run(BoxStream<'static, Result<Update, PeerError>>);
+pub struct Run {
+    updates: BoxStream<'static, Result<Update, PeerError>>,
+    /// Whether it is known to have left the queue.
+    began: bool,
+    /// What showed that it had.
+    next: Option<Update>,
+}
 
 impl Run {
     /// A run with these updates. A stream that ends without [`Update::Ended`] is a lost run.
     pub fn new(updates: impl Stream<Item = Result<Update, PeerError>> + Send + 'static) -> Self {
-        Self(updates.boxed())
+        Self {
+            updates: updates.boxed(),
+            began: false,
+            next: None,
+        }
     }
 
-    /// Waits for the next update. This method is cancel safe.
+    /// Waits for the next update, the first of which is [`Update::Began`]: a replica of an earlier version does not
+    /// tell, and what takes steps has begun. This method is cancel safe.
     ///
     /// # Errors
     ///
@@ -71,9 +82,17 @@ impl Run {
     ///
     /// [`Failure::Transient`]: crate::Failure::Transient
     pub async fn next(&mut self) -> Result<Update, PeerError> {
-        let update = self.0.next().await;
-        update
-            .unwrap_or_else(|| Err(Status::unavailable("the trainer's stream ended early").into()))
+        if let Some(next) = self.next.take() {
+            return Ok(next);
+        }
+        let update = self.updates.next().await;
+        let early = || Err(Status::unavailable("the trainer's stream ended early").into());
+        let update = update.unwrap_or_else(early)?;
+        if !std::mem::replace(&mut self.began, true) && update != Update::Began {
+            self.next = Some(update);
+            return Ok(Update::Began);
+        }
+        Ok(update)
     }
 }
 
@@ -102,14 +121,34 @@ mod tests {
 
     #[tokio::test]
     async fn updates_arrive_in_order_up_to_the_result() {
-        let mut run = Run::new(stream::iter([Ok(PROGRESS), Ok(Update::Ended(7.0))]));
-        assert_eq!(run.next().await.unwrap(), PROGRESS);
-        assert_eq!(run.next().await.unwrap(), Update::Ended(7.0));
+        let told = [Update::Began, PROGRESS, Update::Ended(7.0)];
+        let mut run = Run::new(stream::iter(told.map(Ok)));
+        for update in told {
+            assert_eq!(run.next().await.unwrap(), update);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_of_which_nobody_tells_that_it_began_began_before_what_is_told_first() {
+        for told in [&[PROGRESS, Update::Ended(7.0)][..], &[Update::Ended(7.0)]] {
+            let mut run = Run::new(stream::iter(told.to_vec().into_iter().map(Ok)));
+            assert_eq!(run.next().await.unwrap(), Update::Began);
+            for update in told {
+                assert_eq!(run.next().await.unwrap(), *update);
+            }
+        }
+        let away = PeerError::from(Status::unavailable("no route"));
+        let mut run = Run::new(stream::iter([Err(away)]));
+        assert!(
+            run.next().await.is_err(),
+            "one that fails before has not begun"
+        );
     }
 
     #[tokio::test]
     async fn a_run_that_ends_without_a_result_is_transient() {
-        let mut run = Run::new(stream::iter([Ok(PROGRESS)]));
+        let mut run = Run::new(stream::iter([Ok(Update::Began), Ok(PROGRESS)]));
+        assert_eq!(run.next().await.unwrap(), Update::Began);
         assert_eq!(run.next().await.unwrap(), PROGRESS);
         assert_eq!(run.next().await.unwrap_err().failure(), Failure::Transient);
     }

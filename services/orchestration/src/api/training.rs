@@ -17,7 +17,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use tars_certs::PeerClass;
 use tars_interceptors::Call;
 use tars_learn::training::{Outcome, Progress, Statistics};
-use tars_proto::{fault, orchestration::v1::*, time::timestamp};
+use tars_proto::{
+    fault,
+    orchestration::v1::{evaluate_hyperparameters_response::Event as Evaluated, *},
+    time::timestamp,
+};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
@@ -345,31 +349,22 @@ fn evaluation(
                 sequence += 1;
                 let item = match running.next().await {
                     Some(Event::Progress(p, _)) if sequence > after => {
-                        let progress = Some(progress(p));
-                        let item = EvaluateHyperparametersResponse {
-                            sequence,
-                            progress,
-                            ..EvaluateHyperparametersResponse::default()
-                        };
+                        let item = evaluated(sequence, Evaluated::Progress(progress(p)));
                         return Ok(Some((item, (Some(running), sequence))));
                     }
                     Some(Event::Progress(..)) => continue,
                     Some(Event::Began) => {
-                        let item = EvaluateHyperparametersResponse {
-                            began: true,
-                            ..EvaluateHyperparametersResponse::default()
-                        };
-                        return Ok(Some((item, (Some(running), sequence - 1))));
+                        sequence -= 1;
+                        let item = evaluated(0, Evaluated::Began(true));
+                        return Ok(Some((item, (Some(running), sequence))));
                     }
                     Some(Event::Checkpoint(..)) => {
                         sequence -= 1;
                         continue;
                     }
-                    Some(Event::Ended(Ok(Some(outcome)))) => EvaluateHyperparametersResponse {
-                        sequence,
-                        result: Some(result(&outcome)?),
-                        ..EvaluateHyperparametersResponse::default()
-                    },
+                    Some(Event::Ended(Ok(Some(outcome)))) => {
+                        evaluated(sequence, Evaluated::Result(result(&outcome)?))
+                    }
                     Some(Event::Ended(Ok(None))) => {
                         return Err(Status::cancelled("the run was stopped"));
                     }
@@ -382,6 +377,13 @@ fn evaluation(
             }
         },
     )
+}
+
+fn evaluated(sequence: u64, event: Evaluated) -> EvaluateHyperparametersResponse {
+    EvaluateHyperparametersResponse {
+        sequence,
+        event: Some(event),
+    }
 }
 
 /// The items of a run, until the work that it is a part of has been taken over.
