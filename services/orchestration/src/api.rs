@@ -16,7 +16,7 @@ mod wire;
 use crate::{
     Orchestration, OrchestrationError,
     agents::Asker,
-    changes::{ApplyOperation, AwaitDecision, Release, Reload, Settle},
+    changes::{ApplyOperation, Governed, Release, Reload, Settle},
     stage::MIN_SEEDS,
     steps::{Observed, StepOutcome},
     versions::{Promotion, Target},
@@ -320,17 +320,19 @@ impl orchestration_service_server::OrchestrationService for Api {
         &self,
         request: Request<ApplyHyperparametersRequest>,
     ) -> Result<Response<ApplyHyperparametersResponse>, Status> {
-        let peer = Call::of(&request)?.actor();
+        let by = Call::of(&request)?.actor();
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
         let step = ApplyOperation {
-            by: peer,
-            on_behalf_of: asked.on_behalf_of,
-            change_id: asked.change_id,
+            change: Governed {
+                by,
+                on_behalf_of: asked.on_behalf_of,
+                change_id: asked.change_id,
+                token: signed("fencing_token", asked.fencing_token)?,
+            },
             operation_id: asked.operation_id,
             expected_version: signed("expected_version", asked.expected_version)?,
             values: values(asked.hyperparameters)?,
-            token: signed("fencing_token", asked.fencing_token)?,
         };
         let version = self.0.apply(Arc::clone(slot), step).await?;
         Ok(Response::new(ApplyHyperparametersResponse {
@@ -345,7 +347,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         let by = Call::of(&request)?.actor();
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let waiting = AwaitDecision {
+        let waiting = Governed {
             by,
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,

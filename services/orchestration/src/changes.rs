@@ -19,19 +19,16 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
     serving::{Made, Rollout},
-    store::{self, ApprovalRow, HoldRow, WorkToken},
+    store::{self, ApprovalRow, HoldRow, Operation, WorkToken},
+    turn::Turn,
 };
 use std::{collections::BTreeSet, sync::Arc};
 use tars_learn::hyper::{Value, Values};
 use tars_runtime::{
     audit::{self, Record, Severity},
-    db::{Swap, Transaction},
+    db::{DbError, Swap, Transaction},
     tasks::to_the_end,
 };
-
-/// The number of an operation that is never to take effect: a late attempt of a change that was given up changes
-/// nothing.
-pub(crate) const VOID: i64 = -1;
 
 /// A direct change of an agent, outside of governance.
 #[derive(Debug, Clone)]
@@ -43,25 +40,22 @@ pub(crate) struct Reload {
     pub(crate) values: Values,
 }
 
-/// An operation of a governed change, idempotent by its id.
+/// The governed change that a call is a part of, and the process that works on it.
 #[derive(Debug, Clone)]
-pub(crate) struct ApplyOperation {
+pub(crate) struct Governed {
     pub(crate) by: String,
     pub(crate) on_behalf_of: String,
     pub(crate) change_id: String,
-    pub(crate) operation_id: String,
-    pub(crate) expected_version: i64,
-    pub(crate) values: Values,
     pub(crate) token: i64,
 }
 
-/// A governed change that waits for a person's decision.
+/// An operation of a governed change, idempotent by its id.
 #[derive(Debug, Clone)]
-pub(crate) struct AwaitDecision {
-    pub(crate) by: String,
-    pub(crate) on_behalf_of: String,
-    pub(crate) change_id: String,
-    pub(crate) token: i64,
+pub(crate) struct ApplyOperation {
+    pub(crate) change: Governed,
+    pub(crate) operation_id: String,
+    pub(crate) expected_version: i64,
+    pub(crate) values: Values,
 }
 
 /// The end of a governed change.
@@ -155,49 +149,68 @@ impl Orchestration {
         step: ApplyOperation,
     ) -> Result<(i64, Made), OrchestrationError> {
         let mut tx = self.turn(agent, "agents.reload").await?;
-        store::admit(&mut tx, &work_of(&step.change_id, step.token)).await?;
-        let held = ensure_not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;
+        let held = step.change.admit(&mut tx, agent).await?;
         let live = agent.live();
-        let (mut next, version) = match store::operation(&mut tx, &step.operation_id).await? {
-            Some(VOID) => return Err(OrchestrationError::Superseded(step.change_id)),
+        let (next, version) = match store::operation(&mut tx, &step.operation_id).await? {
+            Some(Operation::Void) => {
+                return Err(OrchestrationError::Superseded(step.change.change_id));
+            }
             // Done before. The hold is renewed if it was released and nothing else is live by now.
-            Some(version) if held || version != live.row.version => {
+            Some(Operation::Done(version)) if held || version != live.row.version => {
                 return Ok((version, tx.commit_unchanged().await?));
             }
-            Some(version) => (LiveAgent::clone(&live), version),
+            Some(Operation::Done(version)) => (LiveAgent::clone(&live), version),
             None => {
                 let next = self
                     .write(&mut tx, &live, step.expected_version, step.values)
                     .await?;
                 let (id, version) = (&step.operation_id, next.row.version);
-                store::insert_operation(&mut tx, id, agent.id(), version, next.row.updated_us)
-                    .await?;
+                let (done, now_us) = (Operation::Done(version), next.row.updated_us);
+                store::insert_operation(&mut tx, id, agent.id(), done, now_us).await?;
                 (next, version)
             }
         };
-        let hold = next.hold.get_or_insert_with(|| HoldRow {
-            change_id: step.change_id.clone(),
-            on_behalf_of: step.on_behalf_of.clone(),
-            since_us: self.clock.now_us(),
-            awaits_person: false,
-        });
+        let operation = &step.operation_id;
+        let made = self.commit_applied(tx, next, &step.change, operation);
+        Ok((version, made.await?))
+    }
+
+    /// Holds an agent for a change of which an operation is done, and makes what that left live.
+    pub(crate) async fn commit_applied(
+        &self,
+        mut tx: Turn<'_>,
+        mut next: LiveAgent,
+        change: &Governed,
+        operation: &str,
+    ) -> Result<Made, OrchestrationError> {
+        let hold = self.hold_of(change, &mut next.hold);
         // A change that waited for a person continues, so its hold can be released again.
         hold.awaits_person = false;
-        store::put_hold(&mut tx, agent.id(), hold).await?;
+        store::put_hold(&mut tx, &next.row.id, hold).await?;
         let record = self
-            .record("agent.applied", &step.by, &next)
-            .detail("on_behalf_of", &step.on_behalf_of)
-            .detail("change", &step.change_id)
-            .detail("operation", &step.operation_id);
+            .record("agent.applied", &change.by, &next)
+            .detail("on_behalf_of", &change.on_behalf_of)
+            .detail("change", &change.change_id)
+            .detail("operation", operation);
         audit::insert(&mut tx, &record).await?;
-        Ok((version, tx.commit(next).await?))
+        tx.commit(next).await
+    }
+
+    /// The hold of a change, which begins now where there is none.
+    fn hold_of<'a>(&self, change: &Governed, hold: &'a mut Option<HoldRow>) -> &'a mut HoldRow {
+        hold.get_or_insert_with(|| HoldRow {
+            change_id: change.change_id.clone(),
+            on_behalf_of: change.on_behalf_of.clone(),
+            since_us: self.clock.now_us(),
+            awaits_person: false,
+        })
     }
 
     /// Holds an agent with whatever is live until the change is settled. Returns the live version.
     pub(crate) async fn hold(
         self: &Arc<Self>,
         agent: Arc<Agent>,
-        waiting: AwaitDecision,
+        waiting: Governed,
     ) -> Result<i64, OrchestrationError> {
         let this = Arc::clone(self);
         let made = to_the_end(async move { this.do_hold(&agent, waiting).await }).await?;
@@ -205,21 +218,11 @@ impl Orchestration {
         Ok(made.live.row.version)
     }
 
-    async fn do_hold(
-        &self,
-        agent: &Agent,
-        waiting: AwaitDecision,
-    ) -> Result<Made, OrchestrationError> {
+    async fn do_hold(&self, agent: &Agent, waiting: Governed) -> Result<Made, OrchestrationError> {
         let mut tx = self.turn(agent, "agents.hold").await?;
-        store::admit(&mut tx, &work_of(&waiting.change_id, waiting.token)).await?;
-        ensure_not_held(&mut tx, agent.id(), Some(&waiting.change_id)).await?;
+        waiting.admit(&mut tx, agent).await?;
         let mut next = LiveAgent::clone(&agent.live());
-        let hold = next.hold.get_or_insert_with(|| HoldRow {
-            change_id: waiting.change_id.clone(),
-            on_behalf_of: waiting.on_behalf_of.clone(),
-            since_us: self.clock.now_us(),
-            awaits_person: false,
-        });
+        let hold = self.hold_of(&waiting, &mut next.hold);
         if hold.awaits_person {
             return tx.commit_unchanged().await;
         }
@@ -275,13 +278,28 @@ impl Orchestration {
         if !released {
             return tx.commit_unchanged().await;
         }
-        let record = self
-            .record("agent.settled", &settle.by, &next)
-            .detail("on_behalf_of", &settle.on_behalf_of)
-            .detail("change", change)
-            .detail("approved", settle.approved_version.is_some());
-        audit::insert(&mut tx, &record).await?;
         next.hold = store::hold(&mut tx, agent.id()).await?;
+        let approved = settle.approved_version.is_some();
+        let by = (settle.by.as_str(), settle.on_behalf_of.as_str());
+        self.commit_settled(tx, next, change, by, approved).await
+    }
+
+    /// Makes live what the end of a change has left of an agent and its hold. It was ended by a process, on behalf of
+    /// a person.
+    pub(crate) async fn commit_settled(
+        &self,
+        mut tx: Turn<'_>,
+        next: LiveAgent,
+        change: &str,
+        (by, on_behalf_of): (&str, &str),
+        approved: bool,
+    ) -> Result<Made, OrchestrationError> {
+        let record = self
+            .record("agent.settled", by, &next)
+            .detail("on_behalf_of", on_behalf_of)
+            .detail("change", change)
+            .detail("approved", approved);
+        audit::insert(&mut tx, &record).await?;
         tx.commit(next).await
     }
 
@@ -295,12 +313,14 @@ impl Orchestration {
         match store::operation(tx, operation).await? {
             None => {
                 let (agent, now_us) = (&live.row.id, self.clock.now_us());
-                store::insert_operation(tx, operation, agent, VOID, now_us).await
+                store::insert_operation(tx, operation, agent, Operation::Void, now_us).await
             }
-            Some(version) if version == live.row.version => Err(OrchestrationError::Version {
-                live: version,
-                expected: version - 1,
-            }),
+            Some(Operation::Done(version)) if version == live.row.version => {
+                Err(OrchestrationError::StillLive {
+                    version,
+                    operation: operation.to_owned(),
+                })
+            }
             Some(_) => Ok(()),
         }
     }
@@ -364,16 +384,11 @@ impl Orchestration {
         next.row.hyperparameters.extend(values);
         next.row.version += 1;
         next.row.updated_us = self.clock.now_us();
-        if store::update_hyperparameters(tx, &next.row)
-            .await?
-            .is_done()
-        {
-            return Ok(next);
-        }
-        Err(OrchestrationError::Version {
-            live: next.row.version,
-            expected,
-        })
+        // What is live was read in this transaction.
+        let lost = DbError::Conflict(format!("{} changed in its own turn", next.row.id));
+        let written = store::update_hyperparameters(tx, &next.row).await?;
+        written.or(lost)?;
+        Ok(next)
     }
 
     pub(crate) fn record(&self, kind: &str, by: &str, live: &LiveAgent) -> Record {
@@ -385,10 +400,27 @@ impl Orchestration {
 }
 
 /// A governed change, as work that one process of HyperSync does at a time.
-pub(crate) fn work_of(change: &str, token: i64) -> WorkToken {
+fn work_of(change: &str, token: i64) -> WorkToken {
     WorkToken {
         work: format!("change/{change}"),
         token,
+    }
+}
+
+impl Governed {
+    pub(crate) fn work(&self) -> WorkToken {
+        work_of(&self.change_id, self.token)
+    }
+
+    /// Refuses a process that another one has taken the place of, and any while another change holds the agent.
+    /// Returns whether this one does.
+    pub(crate) async fn admit(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+    ) -> Result<bool, OrchestrationError> {
+        store::admit(tx, &self.work()).await?;
+        ensure_not_held(tx, agent.id(), Some(&self.change_id)).await
     }
 }
 

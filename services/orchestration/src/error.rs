@@ -62,6 +62,10 @@ pub(crate) enum OrchestrationError {
     NotScalar(#[from] NotScalar),
     #[error("the live version is {live}, not {expected}")]
     Version { live: i64, expected: i64 },
+    #[error(
+        "version {version} is live, which the operation {operation} made: it can be taken back, but is not void"
+    )]
+    StillLive { version: i64, operation: String },
     #[error("the live version of the weights is {live}, not {expected}")]
     WeightsVersion { live: i64, expected: i64 },
     #[error(
@@ -301,9 +305,10 @@ impl From<OrchestrationError> for Status {
             E::AgentType => fault::invalid_field("agent_type", &text),
             E::Hyperparameters(wrong) => out_of_bounds(wrong),
             E::NotScalar(_) => fault::invalid_field("hyperparameters", &text),
-            E::Version { .. } | E::WeightsVersion { .. } | E::Moved { .. } => {
-                fault::status(Code::Aborted, reason::VERSION_CHANGED, &text)
-            }
+            E::Version { .. }
+            | E::StillLive { .. }
+            | E::WeightsVersion { .. }
+            | E::Moved { .. } => fault::status(Code::Aborted, reason::VERSION_CHANGED, &text),
             E::NotRetained { version, .. } => fault::absent("version", &version.to_string(), &text),
             E::UnknownRule { rule, .. } => fault::absent("rule", &rule, &text),
             E::Ladder { why, .. } | E::NoStage { why, .. } => refused(&why, &text),

@@ -8,16 +8,16 @@
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
-    changes::{VOID, ensure_not_held, work_of},
+    changes::{Governed, ensure_not_held},
     ladder::Move,
     serving::Made,
     stage::{Attempt, Comparison, Counts, Incumbent, MIN_SEEDS, Refusal, Stage},
-    store::{self, HoldRow, VersionRow, WorkToken},
+    store::{self, Operation, VersionRow},
     turn::Turn,
     versions::{Found, Promotion, Target, incumbent, not_retained},
 };
 use std::sync::Arc;
-use tars_runtime::{audit, tasks::to_the_end};
+use tars_runtime::tasks::to_the_end;
 
 /// Where a step up has put a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,15 +27,6 @@ pub(crate) struct Placement {
     pub(crate) version: i64,
     /// The trial that a version in CANARY is in; 0 elsewhere.
     pub(crate) trial: i64,
-}
-
-/// Whose change a call is a part of.
-#[derive(Debug, Clone)]
-pub(crate) struct Governed {
-    pub(crate) by: String,
-    pub(crate) on_behalf_of: String,
-    pub(crate) change_id: String,
-    pub(crate) token: i64,
 }
 
 /// A step up, idempotent by its operation.
@@ -139,10 +130,6 @@ fn trial_in(live: &LiveAgent, version: i64) -> i64 {
 }
 
 impl Governed {
-    fn work(&self) -> WorkToken {
-        work_of(&self.change_id, self.token)
-    }
-
     /// As a promotion of the ladder.
     fn promotion(&self, target: Target) -> Promotion {
         Promotion {
@@ -284,13 +271,13 @@ impl Orchestration {
         step: StepUp,
     ) -> Result<(Placement, Made), OrchestrationError> {
         let mut tx = self.turn(agent, "promotions.apply").await?;
-        store::admit(&mut tx, &step.change.work()).await?;
-        let change = Some(step.change.change_id.as_str());
-        let held = ensure_not_held(&mut tx, agent.id(), change).await?;
+        let held = step.change.admit(&mut tx, agent).await?;
         let done = store::operation(&mut tx, &step.operation_id).await?;
-        let (mut next, placement) = match done {
-            Some(VOID) => return Err(OrchestrationError::Superseded(step.change.change_id)),
-            Some(number) => {
+        let (next, placement) = match done {
+            Some(Operation::Void) => {
+                return Err(OrchestrationError::Superseded(step.change.change_id));
+            }
+            Some(Operation::Done(number)) => {
                 let placement = Placement::of(step.version, step.to, number);
                 let live = agent.live();
                 // Done before. The hold is renewed if it was released and the version still stands there.
@@ -301,22 +288,9 @@ impl Orchestration {
             }
             None => self.climb_governed(&mut tx, agent, &step).await?,
         };
-        let hold = next.hold.get_or_insert_with(|| HoldRow {
-            change_id: step.change.change_id.clone(),
-            on_behalf_of: step.change.on_behalf_of.clone(),
-            since_us: self.clock.now_us(),
-            awaits_person: false,
-        });
-        // A change that waited for a person continues, so its hold can be released again.
-        hold.awaits_person = false;
-        store::put_hold(&mut tx, agent.id(), hold).await?;
-        let record = self
-            .record("agent.applied", &step.change.by, &next)
-            .detail("on_behalf_of", &step.change.on_behalf_of)
-            .detail("change", &step.change.change_id)
-            .detail("operation", &step.operation_id);
-        audit::insert(&mut tx, &record).await?;
-        Ok((placement, tx.commit(next).await?))
+        let operation = &step.operation_id;
+        let made = self.commit_applied(tx, next, &step.change, operation);
+        Ok((placement, made.await?))
     }
 
     /// Takes the step for the first time, if every gate lets the version pass.
@@ -340,8 +314,8 @@ impl Orchestration {
         let promotion = step.change.promotion(Target::Version(step.version));
         let next = self.stage(tx, agent, &promotion, row, to).await?;
         let placement = Placement::after(step.version, to, &next);
-        let (id, number) = (&step.operation_id, placement.number());
-        store::insert_operation(tx, id, agent.id(), number, next.row.updated_us).await?;
+        let (id, done) = (&step.operation_id, Operation::Done(placement.number()));
+        store::insert_operation(tx, id, agent.id(), done, next.row.updated_us).await?;
         Ok((next, placement))
     }
 
@@ -367,13 +341,19 @@ impl Orchestration {
         let mut tx = self.turn(agent, "promotions.revert").await?;
         store::admit(&mut tx, &step.change.work()).await?;
         let live = agent.live();
-        let Some(number) = store::operation(&mut tx, &step.operation_id).await? else {
-            let (id, now_us) = (&step.operation_id, self.clock.now_us());
-            store::insert_operation(&mut tx, id, agent.id(), VOID, now_us).await?;
-            return Ok((false, tx.commit_unchanged().await?));
+        let stands = match store::operation(&mut tx, &step.operation_id).await? {
+            None => {
+                let (id, now_us) = (&step.operation_id, self.clock.now_us());
+                let (agent, void) = (agent.id(), Operation::Void);
+                store::insert_operation(&mut tx, id, agent, void, now_us).await?;
+                false
+            }
+            Some(Operation::Void) => false,
+            Some(Operation::Done(number)) => {
+                Placement::of(step.version, step.to, number).lasts(&live)
+            }
         };
-        let placement = Placement::of(step.version, step.to, number);
-        if number == VOID || !placement.lasts(&live) {
+        if !stands {
             return Ok((false, tx.commit_unchanged().await?));
         }
         ensure_not_held(&mut tx, agent.id(), Some(&step.change.change_id)).await?;
@@ -469,13 +449,9 @@ impl Orchestration {
         }
         let mut next = LiveAgent::clone(&live);
         next.hold = None;
-        let record = self
-            .record("agent.settled", &change.by, &next)
-            .detail("on_behalf_of", &change.on_behalf_of)
-            .detail("change", id)
-            .detail("approved", completed.is_some());
-        audit::insert(&mut tx, &record).await?;
-        tx.commit(next).await
+        let by = (change.by.as_str(), change.on_behalf_of.as_str());
+        let settled = self.commit_settled(tx, next, id, by, completed.is_some());
+        settled.await
     }
 }
 

@@ -52,11 +52,27 @@ impl Watch {
             ..Self::default()
         }
     }
+}
 
-    pub(crate) fn with_progress(self, points: mpsc::Sender<Point>) -> Self {
+/// A solve that a caller asks for.
+#[derive(Debug)]
+pub(crate) struct Solve {
+    caller: String,
+    /// When it has to end.
+    until: Option<Instant>,
+    /// The solver time that is promised to it.
+    solving: Solving,
+}
+
+impl Solve {
+    /// A solve that has to end at `until`, and when the time that is promised to it does.
+    pub(crate) fn new(caller: &str, until: Option<Instant>, solving: Solving) -> Self {
+        let most = solving.most();
+        let most = most.and_then(|most| Instant::now().checked_add(most));
         Self {
-            points: Some(points),
-            ..self
+            caller: caller.to_owned(),
+            until: most.into_iter().chain(until).min(),
+            solving,
         }
     }
 }
@@ -134,12 +150,29 @@ impl Solvers {
     /// Runs a solve once a thread is free, and counts the time that it takes.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        caller: &str,
-        solving: Solving,
-        watch: Watch,
+        solve: Solve,
         work: impl FnOnce(&Watch) -> T + Send + 'static,
     ) -> Result<T, OrchestrationError> {
-        let place = self.place(caller)?;
+        self.run_watched(solve, None, work).await
+    }
+
+    /// The same, telling a watcher of each improvement.
+    pub(crate) async fn run_watched<T: Send + 'static>(
+        &self,
+        solve: Solve,
+        points: Option<mpsc::Sender<Point>>,
+        work: impl FnOnce(&Watch) -> T + Send + 'static,
+    ) -> Result<T, OrchestrationError> {
+        let Solve {
+            caller,
+            until,
+            solving,
+        } = solve;
+        let watch = Watch {
+            points,
+            ..Watch::until(until)
+        };
+        let place = self.place(&caller)?;
         let closed = |_| OrchestrationError::Worker("the solvers are closed");
         let turn = Arc::clone(&place.turns)
             .acquire_owned()
@@ -160,26 +193,17 @@ impl Solvers {
     }
 }
 
-/// When a solve has to end that has to end at `until` anyway.
-pub(crate) fn solver_time(solving: &Solving, until: Option<Instant>) -> Option<Instant> {
-    let most = solving
-        .most()
-        .and_then(|most| Instant::now().checked_add(most));
-    most.into_iter().chain(until).min()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::time::Duration;
     use tars_interceptors::usage::{Allowance, Usage};
-    use tars_runtime::clock::Clock;
+    use tars_runtime::{clock::Clock, usage::Dimension};
 
-    fn free() -> Solving {
+    fn solve(caller: &str, until: Option<Instant>) -> Solve {
         let usage = Usage::detached(Clock::system());
-        usage
-            .begin_solve(&Allowance::default(), None, None)
-            .unwrap()
+        let solving = usage.begin_solve(&Allowance::default(), None, None);
+        Solve::new(caller, until, solving.unwrap())
     }
 
     fn until_stopped(watch: &Watch) {
@@ -194,11 +218,7 @@ mod tests {
         let waiting: Vec<_> = (0..OF_ONE_CALLER)
             .map(|_| {
                 let solvers = Arc::clone(&solvers);
-                tokio::spawn(async move {
-                    solvers
-                        .run("one", free(), Watch::default(), until_stopped)
-                        .await
-                })
+                tokio::spawn(async move { solvers.run(solve("one", None), until_stopped).await })
             })
             .collect();
         let solves = || solvers.callers.lock().get("one").map(|c| c.solves);
@@ -206,20 +226,16 @@ mod tests {
             tokio::task::yield_now().await;
         }
         // The first caller has only its share of the threads, so another is served.
-        solvers
-            .run("two", free(), Watch::default(), |_| ())
-            .await
-            .unwrap();
-        let refused = solvers.run("one", free(), Watch::default(), |_| ()).await;
+        let served = solvers.run(solve("two", None), |_| ());
+        served.await.unwrap();
+        let refused = solvers.run(solve("one", None), |_| ()).await;
         assert!(matches!(refused, Err(OrchestrationError::SolversBusy)));
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
         // The cancelled solves stop, so others get their threads.
-        solvers
-            .run("two", free(), Watch::default(), |_| ())
-            .await
-            .unwrap();
-        for solve in waiting {
-            assert!(solve.await.unwrap_err().is_cancelled());
+        let served = solvers.run(solve("two", None), |_| ());
+        served.await.unwrap();
+        for cancelled in waiting {
+            assert!(cancelled.await.unwrap_err().is_cancelled());
         }
         while !solvers.callers.lock().is_empty() {
             tokio::task::yield_now().await;
@@ -229,10 +245,17 @@ mod tests {
     #[tokio::test]
     async fn a_solve_stops_at_its_deadline() {
         let solvers = Solvers::new(1);
-        let watch = Watch::until(Some(Instant::now() + Duration::from_millis(5)));
-        solvers
-            .run("one", free(), watch, until_stopped)
-            .await
-            .unwrap();
+        let until = Some(Instant::now() + Duration::from_millis(5));
+        let ended = solvers.run(solve("one", until), until_stopped);
+        ended.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_solve_stops_when_the_time_that_is_promised_to_it_does() {
+        let allowance = Allowance::unlimited("one").with(Dimension::SolverSeconds, 5_000);
+        let usage = Usage::detached(Clock::system());
+        let solving = usage.begin_solve(&allowance, None, None).unwrap();
+        let solve = Solve::new("one", None, solving);
+        Solvers::new(1).run(solve, until_stopped).await.unwrap();
     }
 }

@@ -7,6 +7,7 @@ mod holds;
 mod ladder;
 mod members;
 mod nash;
+mod operations;
 mod plans;
 mod reports;
 mod runs;
@@ -25,6 +26,7 @@ pub(crate) use ladder::{
 };
 pub(crate) use members::{MemberRow, complete_members, insert_members};
 pub(crate) use nash::{Episode, NashOrigin, NashPoint, Points};
+pub(crate) use operations::{Operation, insert_operation, operation};
 pub(crate) use plans::{
     Plan, PlanRow, PlannedLearner, delete_plan, insert_plan, plan, put_checkpoint,
 };
@@ -227,9 +229,6 @@ const UPDATE_HYPERPARAMETERS: &str = "UPDATE agents SET hyperparameters = $1, ve
 const UPDATE_WEIGHTS: &str = "UPDATE agents SET weights = $1, rule = $2, weights_version = $3, shadow = $4, \
                               canary = $5, last_return = $6, total_steps = $7, total_episodes = $8, \
                               updated_us = $9 WHERE id = $10";
-const OPERATION: &str = "SELECT version FROM applied_operations WHERE id = $1";
-const INSERT_OPERATION: &str =
-    "INSERT INTO applied_operations (id, agent_id, version, at_us) VALUES ($1, $2, $3, $4)";
 const CONFLICTS: &str =
     "SELECT number, step_id, at_us, body FROM conflicts ORDER BY number DESC LIMIT $1";
 const INSERT_CONFLICT: &str = "INSERT INTO conflicts (number, step_id, at_us, body) \
@@ -409,30 +408,6 @@ pub(crate) async fn update_weights(
         .bind(row.updated_us)
         .bind(&row.id);
     Ok(tx.execute(update).await?.one()?)
-}
-
-/// The version that an operation made, if it was applied.
-pub(crate) async fn operation(
-    tx: &mut Transaction,
-    id: &str,
-) -> Result<Option<i64>, OrchestrationError> {
-    let query = Query::new(OPERATION).bind(id);
-    Ok(tx.optional_value(query, "version").await?)
-}
-
-pub(crate) async fn insert_operation(
-    tx: &mut Transaction,
-    id: &str,
-    agent: &str,
-    version: i64,
-    now_us: i64,
-) -> Result<(), OrchestrationError> {
-    let insert = Query::new(INSERT_OPERATION)
-        .bind(id)
-        .bind(agent)
-        .bind(version)
-        .bind(now_us);
-    Ok(tx.execute(insert).await?.one()?)
 }
 
 /// Adds a conflict and removes the oldest beyond `kept`. The transaction must be exclusive: the

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     OrchestrationError,
     conflicts::{Dispute, EXACT},
-    solvers::{Watch, solver_time},
+    solvers::{Solve, Watch},
 };
 use futures_util::stream;
 use std::time::Duration;
@@ -15,11 +15,7 @@ use tars_games::{
     Algorithm, Concept, Control, Equilibria, Objective, Options, Point, Preference, Selection,
     Solution, UnsuitableAlgorithm,
 };
-use tars_interceptors::{
-    Call,
-    call::in_current_trace,
-    usage::{Solving, Usage},
-};
+use tars_interceptors::{Call, call::in_current_trace, usage::Usage};
 use tars_proto::{fault, orchestration::v1::*};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, Response, Status};
@@ -29,14 +25,11 @@ const WAY_BACK: Duration = Duration::from_millis(50);
 /// The capacity of the channel of improvements to a watcher.
 const POINTS: usize = 64;
 
-/// The options of a solve, its deadline and its caller.
+/// A solve, and its options.
 struct Asked {
     options: Options,
     preference: Preference,
-    until: Option<Instant>,
-    caller: String,
-    /// The solver time that is promised to it.
-    solving: Solving,
+    solve: Solve,
 }
 
 impl Asked {
@@ -74,9 +67,7 @@ impl Asked {
                 rounds: from.rounds.unwrap_or(usual.rounds),
             },
             preference,
-            until: solver_time(&solving, until),
-            caller: call.owner().to_owned(),
-            solving,
+            solve: Solve::new(call.owner(), until, solving),
         })
     }
 }
@@ -143,13 +134,10 @@ impl Api {
         let Asked {
             options,
             preference,
-            until,
-            caller,
-            solving,
+            solve,
         } = asked;
         let work = move |watch: &Watch| choose(&game, preference, &options, watch);
-        let watch = Watch::until(until);
-        let solved = self.0.solvers.run(&caller, solving, watch, work).await?;
+        let solved = self.0.solvers.run(solve, work).await?;
         let (solution, from) = solved.map_err(OrchestrationError::from)?;
         Ok(nash(&players, solution, from))
     }
@@ -172,14 +160,16 @@ impl game_service_server::GameService for Api {
         let asked = self.asked(&call, options)?;
         let Named { players, game, .. } = wire::game("game.", game)?;
         let (sender, points) = mpsc::channel(POINTS);
-        let watch = Watch::until(asked.until).with_progress(sender);
         let service = self.0.clone();
+        let Asked {
+            options,
+            preference,
+            solve,
+        } = asked;
         let solving = tokio::spawn(in_current_trace(async move {
-            let work = move |watch: &Watch| choose(&game, asked.preference, &asked.options, watch);
-            service
-                .solvers
-                .run(&asked.caller, asked.solving, watch, work)
-                .await
+            let work = move |watch: &Watch| choose(&game, preference, &options, watch);
+            let solvers = &service.solvers;
+            solvers.run_watched(solve, Some(sender), work).await
         }));
         let ended = async move {
             let solved = solving
@@ -204,12 +194,7 @@ impl game_service_server::GameService for Api {
         let asked = self.asked(&call, options)?;
         let Named { players, game, .. } = wire::game("game.", game)?;
         let work = move |watch: &Watch| game.equilibria(&asked.options, watch);
-        let watch = Watch::until(asked.until);
-        let all = self
-            .0
-            .solvers
-            .run(&asked.caller, asked.solving, watch, work)
-            .await?;
+        let all = self.0.solvers.run(asked.solve, work).await?;
         let found = all.found.into_iter().zip(all.components);
         Ok(Response::new(FindEquilibriaResponse {
             equilibria: found
@@ -246,13 +231,7 @@ impl game_service_server::GameService for Api {
                 .correlated(concept, &objective, &asked.options, watch)?;
             Ok::<_, OrchestrationError>(wire::correlated(&named, found))
         };
-        let watch = Watch::until(asked.until);
-        Ok(Response::new(
-            self.0
-                .solvers
-                .run(&asked.caller, asked.solving, watch, work)
-                .await??,
-        ))
+        Ok(Response::new(self.0.solvers.run(asked.solve, work).await??))
     }
 
     async fn verify_profile(
@@ -274,12 +253,7 @@ impl game_service_server::GameService for Api {
             let verified = named.game.verify(&strategies, tolerance)?;
             Ok::<_, OrchestrationError>(wire::equilibrium(&named.players, verified, 0))
         };
-        let watch = Watch::until(asked.until);
-        let verified = self
-            .0
-            .solvers
-            .run(&asked.caller, asked.solving, watch, work)
-            .await??;
+        let verified = self.0.solvers.run(asked.solve, work).await??;
         Ok(Response::new(VerifyProfileResponse {
             equilibrium: Some(verified),
         }))
@@ -310,13 +284,7 @@ impl game_service_server::GameService for Api {
             ranking.sort_by(|a, b| b.probability.total_cmp(&a.probability));
             Ok::<_, OrchestrationError>(RankJointActionsResponse { ranking })
         };
-        let watch = Watch::until(asked.until);
-        Ok(Response::new(
-            self.0
-                .solvers
-                .run(&asked.caller, asked.solving, watch, work)
-                .await??,
-        ))
+        Ok(Response::new(self.0.solvers.run(asked.solve, work).await??))
     }
 
     async fn resolve_conflict(
@@ -350,12 +318,7 @@ impl game_service_server::GameService for Api {
             let resolution = dispute.resolve()?;
             Ok::<_, OrchestrationError>(wire::resolution(&dispute, resolution))
         };
-        let watch = Watch::until(asked.until);
-        let resolved = self
-            .0
-            .solvers
-            .run(&asked.caller, asked.solving, watch, work)
-            .await??;
+        let resolved = self.0.solvers.run(asked.solve, work).await??;
         Ok(Response::new(ResolveConflictResponse {
             resolution: Some(resolved),
         }))

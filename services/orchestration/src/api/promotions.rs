@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     Orchestration, OrchestrationError,
-    promotions::{self, Checked, Governed, StepBack, StepUp},
+    changes::Governed,
+    promotions::{self, Checked, StepBack, StepUp},
     stage::Stage,
 };
 use std::sync::Arc;

@@ -7,11 +7,13 @@ use crate::{
     training::{RunView, Start},
 };
 use std::{path::Path, time::Duration};
+use tars_proto::fault;
 use tars_runtime::{
     db::{Db, Isolation, Query},
     lease::Terms,
     seeds::Seeds,
 };
+use tonic::Status;
 use uuid::Uuid;
 
 mod trainings;
@@ -47,14 +49,21 @@ async fn reload(service: &Arc<Orchestration>, value: f64) -> Result<i64, Orchest
 
 fn step(change: &str, operation: &str, expected_version: i64, value: f64) -> ApplyOperation {
     ApplyOperation {
-        by: "hypersync".into(),
-        on_behalf_of: "user:admin".into(),
-        change_id: change.into(),
+        change: Governed {
+            by: "hypersync".into(),
+            on_behalf_of: "user:admin".into(),
+            change_id: change.into(),
+            token: 1,
+        },
         operation_id: operation.into(),
         expected_version,
         values: gamma(value),
-        token: 1,
     }
+}
+
+fn with_token(token: i64, mut step: ApplyOperation) -> ApplyOperation {
+    step.change.token = token;
+    step
 }
 
 async fn apply(
@@ -209,7 +218,7 @@ async fn a_change_that_waits_for_a_person_holds_the_agent_until_it_is_settled() 
     apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
     release(&service, "a").await.unwrap();
     assert_eq!(reload(&service, 0.91).await.unwrap(), 3);
-    let waiting = |change: &str| AwaitDecision {
+    let waiting = |change: &str| Governed {
         by: "hypersync".into(),
         on_behalf_of: "user:admin".into(),
         change_id: change.into(),
@@ -355,19 +364,28 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
 async fn a_step_of_a_change_that_was_taken_over_is_refused_durably() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
-    let by = |token, step: ApplyOperation| ApplyOperation { token, ..step };
     let first = step("a", "a", 1, 0.97);
-    assert_eq!(apply(&service, by(5, first.clone())).await.unwrap(), 2);
+    assert_eq!(
+        apply(&service, with_token(5, first.clone())).await.unwrap(),
+        2
+    );
     // Its successor repeats the step, which changes nothing but who may go on.
-    assert_eq!(apply(&service, by(9, first.clone())).await.unwrap(), 2);
+    assert_eq!(
+        apply(&service, with_token(9, first.clone())).await.unwrap(),
+        2
+    );
     let service = open(dir.path()).await;
     let before = policy(&service).live();
     let superseded = |refused| matches!(refused, Err(OrchestrationError::Superseded(_)));
     let back = step("a", "a:back", 2, 0.95);
-    assert!(superseded(apply(&service, by(5, back)).await.map(drop)));
-    assert!(superseded(apply(&service, by(8, first)).await.map(drop)));
+    assert!(superseded(
+        apply(&service, with_token(5, back)).await.map(drop)
+    ));
+    assert!(superseded(
+        apply(&service, with_token(8, first)).await.map(drop)
+    ));
     assert!(superseded(settle(&service, "a", Some(2)).await.map(drop)));
-    let waiting = AwaitDecision {
+    let waiting = Governed {
         by: "hypersync".into(),
         on_behalf_of: "user:admin".into(),
         change_id: "a".into(),
@@ -391,7 +409,7 @@ async fn a_step_of_a_change_that_was_taken_over_is_refused_durably() {
         superseded(settle(&service, "a", None).await.map(drop)),
         "also after its end"
     );
-    let other = apply(&service, by(1, step("b", "b", 2, 0.91))).await;
+    let other = apply(&service, with_token(1, step("b", "b", 2, 0.91))).await;
     assert_eq!(other.unwrap(), 3, "another change has tokens of its own");
 }
 
@@ -399,10 +417,7 @@ async fn a_step_of_a_change_that_was_taken_over_is_refused_durably() {
 async fn a_change_that_is_lost_is_settled_without_a_token() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
-    let applied = ApplyOperation {
-        token: 1 << 50,
-        ..step("a", "a", 1, 0.97)
-    };
+    let applied = with_token(1 << 50, step("a", "a", 1, 0.97));
     apply(&service, applied).await.unwrap();
     let lost = Settle {
         by: "hypersync".into(),
@@ -455,10 +470,14 @@ async fn a_change_that_is_live_is_not_given_up_and_one_that_was_taken_back_is() 
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
-    let refused = make_void(&service, "a", "a").await;
+    let refused = make_void(&service, "a", "a").await.unwrap_err();
+    let told = refused.to_string();
+    let status = Status::from(refused);
+    let reason = fault::reason(&status);
+    assert_eq!(reason.as_deref(), Some("VERSION_CHANGED"));
     assert!(
-        matches!(refused, Err(OrchestrationError::Version { live: 2, .. })),
-        "{refused:?}"
+        told.starts_with("version 2 is live, which the operation a made"),
+        "{told}"
     );
     assert!(policy(&service).live().hold.is_some(), "it is held still");
     apply(&service, step("a", "a:back:2", 2, 0.95))

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     Setup,
     agents::{Agent, Asker},
-    changes::{ApplyOperation, Reload, Settle},
+    changes::{ApplyOperation, Governed, Reload, Settle},
     steps::Observed,
     store::RunState,
     training::Start,
@@ -66,13 +66,15 @@ impl Replica {
         expected_version: i64,
     ) -> impl Future<Output = Result<i64, OrchestrationError>> {
         let step = ApplyOperation {
-            by: "hypersync".into(),
-            on_behalf_of: "user:admin".into(),
-            change_id: "change".into(),
+            change: Governed {
+                by: "hypersync".into(),
+                on_behalf_of: "user:admin".into(),
+                change_id: "change".into(),
+                token: 1,
+            },
             operation_id: operation.into(),
             expected_version,
             values: gamma(0.97),
-            token: 1,
         };
         let (service, agent) = (Arc::clone(&self.service), self.policy());
         async move { service.apply(agent, step).await }

@@ -4,7 +4,7 @@ use super::step::measuring_seed;
 use crate::{
     Orchestration, OrchestrationError,
     empirical::{self, Scene},
-    solvers::{Watch, solver_time},
+    solvers::{Solve, Watch},
     store::{Episode, GameRecord, NashOrigin, NashPoint},
 };
 use parking_lot::Mutex;
@@ -98,11 +98,8 @@ impl Orchestration {
         };
         let (tenure, clock) = (self.tenure()?, self.clock.clone());
         let work = move |watch: &Watch| ground.solve(&plan, &clock, watch);
-        let watch = Watch::until(solver_time(&solving, asked.until));
-        let (game, solution) = self
-            .solvers
-            .run(&asked.owner, solving, watch, work)
-            .await??;
+        let solve = Solve::new(&asked.owner, asked.until, solving);
+        let (game, solution) = self.solvers.run(solve, work).await??;
         Self::confirm(&tenure)?;
         let equilibrium = Equilibrium {
             at_us: self.clock.now_us(),

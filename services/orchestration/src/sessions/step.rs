@@ -8,7 +8,7 @@ use crate::{
     conflicts::{Constraint, ResolutionRule},
     empirical::Scene,
     rewards::{self, GlobalReward, RECENT, RewardOptions, Rewarded},
-    solvers::{Watch, solver_time},
+    solvers::{Solve, Watch},
     steps::{self, Stakes, StepOutcome},
     store::{self, ActionRecord, AgentRecord, GameRecord, SessionRow, StepRecord},
 };
@@ -66,8 +66,7 @@ impl Orchestration {
         let acted = scene.act()?;
         Self::confirm(&tenure)?;
         let solving = self.begin_step(&call)?;
-        let until = solver_time(&solving, call.until);
-        let (owner, watch) = (call.owner.clone(), Watch::until(until));
+        let solve = Solve::new(&call.owner, call.until, solving);
         let turn = Turn {
             row,
             scene,
@@ -76,7 +75,7 @@ impl Orchestration {
             clock: self.clock.clone(),
         };
         let work = move |watch: &Watch| turn.take(watch);
-        let (row, stepped) = self.solvers.run(&owner, solving, watch, work).await??;
+        let (row, stepped) = self.solvers.run(solve, work).await??;
         let this = Arc::clone(self);
         to_the_end(async move {
             this.store_step(&row, &stepped).await?;

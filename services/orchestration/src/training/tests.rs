@@ -7,7 +7,7 @@ mod quotas;
 use super::*;
 use crate::{
     Setup,
-    changes::{AwaitDecision, Settle},
+    changes::{Governed, Settle},
     learners::Class,
     leases::LearnerLeases,
     store::{Others, RunState},
@@ -53,8 +53,8 @@ fn weights_versions(service: &Orchestration) -> Vec<i64> {
     agents.map(|a| a.live().row.weights_version).collect()
 }
 
-fn held_by(change: &str) -> AwaitDecision {
-    AwaitDecision {
+fn held_by(change: &str) -> Governed {
+    Governed {
         by: "hypersync".to_owned(),
         on_behalf_of: "user:dev".to_owned(),
         change_id: change.to_owned(),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     Setup,
-    changes::{ApplyOperation, AwaitDecision, Release, Reload, Settle},
+    changes::{ApplyOperation, Governed, Release, Reload, Settle},
     store::{self, RunState},
     training::Start,
     versions::{Promotion, Target},
@@ -94,20 +94,22 @@ impl Change {
             }
             Self::Apply => {
                 let change = ApplyOperation {
-                    by,
-                    on_behalf_of,
-                    change_id,
+                    change: Governed {
+                        by,
+                        on_behalf_of,
+                        change_id,
+                        token: 1,
+                    },
                     operation_id: "a".into(),
                     expected_version: 1,
                     values: gamma(0.97),
-                    token: 1,
                 };
                 let version = service.apply(agent, change).await?;
                 assert_eq!(version, 2);
                 Ok(())
             }
             Self::Hold => {
-                let change = AwaitDecision {
+                let change = Governed {
                     by,
                     on_behalf_of,
                     change_id,

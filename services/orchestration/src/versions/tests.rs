@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     Setup,
     agents::Installed,
-    changes::{AwaitDecision, Settle},
+    changes::{Governed, Settle},
     learners::{Class, Event, Owner},
     store::RunState,
     task::{self, Task},
@@ -278,7 +278,7 @@ async fn a_version_that_is_not_retained_is_refused_with_those_that_are() {
 async fn weights_do_not_change_while_a_governed_change_holds_the_agent() {
     let dir = tempfile::tempdir().unwrap();
     let (service, _) = trained(dir.path()).await;
-    let waiting = AwaitDecision {
+    let waiting = Governed {
         by: "hypersync".into(),
         on_behalf_of: "user:admin".into(),
         change_id: "a".into(),

@@ -6,8 +6,9 @@ use super::{
 };
 use crate::{
     agents::Asker,
+    changes::Governed,
     error::OrchestrationError as E,
-    promotions::{Governed, Placement, StepBack, StepUp},
+    promotions::{Placement, StepBack, StepUp},
     stage::{Attempt, CANARY_STEPS},
     trials::Fall,
 };

@@ -122,7 +122,7 @@ async fn a_rule_that_the_agent_does_not_have_is_refused_with_those_that_it_has()
 async fn a_rule_is_not_promoted_while_a_governed_change_holds_the_agent() {
     let dir = tempfile::tempdir().unwrap();
     let service = open_in(dir.path(), "mesh").await;
-    let waiting = AwaitDecision {
+    let waiting = Governed {
         by: "hypersync".into(),
         on_behalf_of: "user:admin".into(),
         change_id: "a".into(),
