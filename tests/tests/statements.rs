@@ -105,6 +105,11 @@ const SCANS: &[Scan] = &[
         "the first rows in the order of the key",
     ),
     scan(
+        "SELECT proposals.id AS id, proposals.document AS document FROM unrecorded_decisions",
+        Engine::Either,
+        "proposals leave it as soon as Orchestration has recorded them, the first in the order of the key",
+    ),
+    scan(
         "SELECT source, number FROM usage_outbox",
         Engine::Either,
         "the first rows in the order of the key",
@@ -250,6 +255,17 @@ fn every_statement_outside_of_the_port_belongs_to_a_part_or_a_service() {
             part.file
         );
     }
+}
+
+/// Each has the tables of the parts of `runtime` that are said to be every service's, or a statement below finds none.
+#[test]
+fn every_service_with_a_database_is_looked_at() {
+    let folders = fs::read_dir(root().join("services")).unwrap();
+    let folders = folders.map(|entry| entry.unwrap().path());
+    let stores = folders.filter(|folder| folder.join("src/store.rs").exists());
+    let names = stores.map(|folder| folder.file_name().unwrap().to_str().unwrap().to_owned());
+    let names: BTreeSet<String> = names.collect();
+    assert_eq!(names, SERVICES.map(str::to_owned).into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

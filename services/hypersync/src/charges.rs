@@ -68,17 +68,18 @@ impl HyperSync {
             return Ok(());
         }
         let promised = store::promised_steps(tx, &allowance.user_id).await?;
-        let ensured = self.usage.ensure_steps(tx, allowance, promised, steps);
-        ensured.await.map_err(|e: HyperSyncError| e)?;
+        self.usage
+            .ensure_steps::<HyperSyncError>(tx, allowance, promised, steps)
+            .await?;
         store::open_measurement(tx, proposal, purpose).await
     }
 
-    /// Charges for the runs of a measurement up to this number, of so many steps each.
+    /// Charges for the first runs of a measurement, of so many steps each.
     pub(crate) async fn charge(
         &self,
         id: Uuid,
         purpose: Purpose,
-        (runs, steps): (u64, u64),
+        (runs, steps_of_a_run): (u64, u64),
         fence: &Fence,
     ) -> Result<(), HyperSyncError> {
         let mut tx = self.store.begin_owned("proposals.charge", fence).await?;
@@ -89,23 +90,21 @@ impl HyperSync {
             return Ok(());
         }
         store::open_measurement(&mut tx, &proposal, purpose).await?;
-        let (charged, now) = (
-            store::measured(&mut tx, id, purpose).await?,
-            runs.saturating_mul(steps),
-        );
-        if now <= charged {
+        let charged = store::charged_steps(&mut tx, id, purpose).await?;
+        let begun = runs.saturating_mul(steps_of_a_run);
+        if begun <= charged {
             return Ok(());
         }
         let item = Item {
             source: format!("{}:{id}", purpose.as_str()),
-            number: i64::try_from(now).unwrap_or(i64::MAX),
+            number: i64::try_from(begun).unwrap_or(i64::MAX),
             month: self.usage.month(),
             user_id: owner.to_owned(),
             dimension: Dimension::TrainingSteps,
-            amount: now - charged,
+            amount: begun - charged,
         };
         usage::insert(&mut tx, &item).await?;
-        store::put_measured(&mut tx, id, purpose, now).await?;
+        store::put_charged_steps(&mut tx, id, purpose, begun).await?;
         tx.commit().await?;
         self.usage.record_steps(item.amount);
         Ok(())

@@ -1,15 +1,15 @@
 //! Tells Orchestration what came of proposals, to which it calibrates how approvals go.
 //!
-//! Every process does, since what is recorded twice is recorded once. It looks at the newest proposals when it starts
-//! and after each change; what could not be recorded is tried again.
+//! That a proposal has ended is noted in the transaction that ends it, until Orchestration has recorded it. Every process
+//! tells, when it starts and after each change, since what is recorded twice is recorded once; what could not be
+//! recorded is tried again.
 
 use crate::{
     HyperSync, HyperSyncError,
     change::Change,
-    store::{Proposal, State, Which},
+    store::{Proposal, State},
 };
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -20,14 +20,10 @@ use tars_proto::{
 use tokio::time::timeout;
 use uuid::Uuid;
 
-/// How many of the newest proposals are looked at.
-const NEWEST: i64 = 100;
+/// How many proposals are told of at once.
+const BATCH: u32 = 100;
 /// The delay before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
-
-/// The proposals that this process has reported.
-#[derive(Debug, Default)]
-pub(crate) struct Reported(BTreeSet<Uuid>);
 
 impl HyperSync {
     /// Reports in the background, as long as the service lives.
@@ -35,10 +31,9 @@ impl HyperSync {
         let mut changed = self.changes.subscribe();
         let service = Arc::downgrade(self);
         tokio::spawn(async move {
-            let mut reported = Reported::default();
             loop {
                 changed.borrow_and_update();
-                let is_done = report(&service, &mut reported).await;
+                let is_done = report(&service).await;
                 let Some(is_done) = is_done else { return };
                 let next = changed.changed();
                 let ended = match is_done {
@@ -52,31 +47,30 @@ impl HyperSync {
         });
     }
 
-    /// Reports the proposals that have ended and were not reported yet.
-    pub(crate) async fn report_decisions(
-        &self,
-        reported: &mut Reported,
-    ) -> Result<(), HyperSyncError> {
-        let newest = self.store.list(Which::All, Uuid::max(), NEWEST).await?;
-        let ended: Vec<Proposal> = newest
-            .into_iter()
-            .filter(|proposal| proposal.state.is_final())
-            .collect();
-        let new = ended.iter().filter(|p| !reported.0.contains(&p.id));
-        let proposals: Vec<DecidedProposal> = new.filter_map(decided).collect();
-        if !proposals.is_empty() {
-            let request = RecordDecisionsRequest { proposals };
-            self.peers.agents.record(request).await?;
+    /// Reports the proposals that have ended and are not recorded yet.
+    pub(crate) async fn report_decisions(&self) -> Result<(), HyperSyncError> {
+        loop {
+            let ended = self.store.unrecorded(i64::from(BATCH)).await?;
+            let proposals: Vec<DecidedProposal> = ended.iter().filter_map(decided).collect();
+            if !proposals.is_empty() {
+                let request = RecordDecisionsRequest { proposals };
+                self.peers.agents.record(request).await?;
+            }
+            let ids: Vec<Uuid> = ended.iter().map(|proposal| proposal.id).collect();
+            if !ids.is_empty() {
+                self.store.forget_recorded(&ids).await?;
+            }
+            if ids.len() < BATCH as usize {
+                return Ok(());
+            }
         }
-        reported.0 = ended.iter().map(|proposal| proposal.id).collect();
-        Ok(())
     }
 }
 
 /// Reports once; whether that succeeded, or nothing when the service is gone.
-async fn report(service: &Weak<HyperSync>, reported: &mut Reported) -> Option<bool> {
+async fn report(service: &Weak<HyperSync>) -> Option<bool> {
     let reporting = service.upgrade()?;
-    let done = reporting.report_decisions(reported).await;
+    let done = reporting.report_decisions().await;
     if let Err(error) = &done {
         tracing::info!(%error, "what came of proposals was not recorded");
     }

@@ -5,8 +5,9 @@
 
 mod measured;
 mod state;
+mod unrecorded;
 
-pub(crate) use measured::{measured, open_measurement, promised_steps, put_measured};
+pub(crate) use measured::{charged_steps, open_measurement, promised_steps, put_charged_steps};
 pub(crate) use state::State;
 
 use crate::{HyperSyncError, change::Change};
@@ -39,6 +40,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         9,
         "giving up",
         include_str!("../migrations/0009_giving_up.sql"),
+    ),
+    Migration::new(
+        10,
+        "unrecorded decisions",
+        include_str!("../migrations/0010_unrecorded_decisions.sql"),
     ),
 ];
 
@@ -404,7 +410,10 @@ pub(crate) async fn update(
         .bind(proposal.revision - 1);
     let updated = tx.execute(update).await.map_err(lost_claim)?;
     match updated.swap() {
-        Swap::Done => measured::close_measurements(tx, proposal).await,
+        Swap::Done => {
+            unrecorded::note(tx, proposal).await?;
+            measured::close_measurements(tx, proposal).await
+        }
         Swap::Lost => Err(HyperSyncError::Conflict),
     }
 }

@@ -1,7 +1,8 @@
 use super::*;
 use crate::{
     change::{Tuning, Verification},
-    fake::{Call, Rig, unavailable},
+    fake::{Call, Rig, caller, unavailable},
+    proposals::Decision,
     store::tests::{proposal, trial, tuning},
 };
 
@@ -64,45 +65,72 @@ fn an_answer_is_an_approval_unless_it_was_rejected_and_none_where_nobody_decided
     );
 }
 
+/// The proposals that Orchestration has recorded, in their order.
+fn recorded(rig: &Rig) -> Vec<String> {
+    let all = rig.world.recorded.lock();
+    all.iter().map(|one| one.proposal_id.clone()).collect()
+}
+
+/// A proposal that waits for a decision.
+async fn waiting(rig: &Rig, trial_number: u32) -> Proposal {
+    rig.insert(Proposal {
+        change: trial(trial_number),
+        ..proposal(State::PendingApproval)
+    })
+    .await
+}
+
+/// Ends a proposal. Returns its id.
+async fn reject(rig: &Rig, proposal: &Proposal) -> String {
+    let (ada, no) = (caller("ada", &[]), Decision::Reject);
+    let rejected = rig.service.decide(&ada, proposal.id, no, "no");
+    rejected.await.unwrap().id.to_string()
+}
+
 #[tokio::test]
 async fn what_has_ended_is_recorded_once_it_has_and_again_where_that_failed() {
     let rig = Rig::start().await;
-    let ended = async |trial_number| {
-        let rejected = Proposal {
-            change: trial(trial_number),
-            decided_us: Some(7),
-            ended_us: Some(9),
-            ..proposal(State::Rejected)
-        };
-        rig.insert(rejected).await.id.to_string()
-    };
-    let open = Proposal {
-        change: trial(9),
-        ..proposal(State::PendingApproval)
-    };
-    rig.insert(open).await;
-    let recorded = || {
-        let all = rig.world.recorded.lock();
-        all.iter()
-            .map(|one| one.proposal_id.clone())
-            .collect::<Vec<_>>()
-    };
-    let mut reported = Reported::default();
-    rig.service.report_decisions(&mut reported).await.unwrap();
-    assert_eq!(
-        rig.world.count(Call::Record),
-        0,
-        "there is nothing to record"
-    );
-    let first = ended(1).await;
+    let (first, second) = (waiting(&rig, 1).await, waiting(&rig, 2).await);
+    waiting(&rig, 9).await;
+    rig.service.report_decisions().await.unwrap();
+    let calls = rig.world.count(Call::Record);
+    assert_eq!(calls, 0, "there is nothing to record");
+    let first = reject(&rig, &first).await;
     for _ in 0..2 {
-        rig.service.report_decisions(&mut reported).await.unwrap();
-        assert_eq!(recorded(), std::slice::from_ref(&first));
+        rig.service.report_decisions().await.unwrap();
+        assert_eq!(recorded(&rig), std::slice::from_ref(&first));
     }
-    let second = ended(2).await;
+    let second = reject(&rig, &second).await;
     rig.world.fail(1, Call::Record, &unavailable());
-    let failed = rig.service.report_decisions(&mut reported).await;
-    assert!(failed.is_err());
-    rig.service.report_decisions(&mut reported).await.unwrap();
-    assert_eq!(recorded(), [first, second]);
+    assert!(rig.service.report_decisions().await.is_err());
+    rig.service.report_decisions().await.unwrap();
+    assert_eq!(recorded(&rig), [first, second]);
+}
+
+#[tokio::test]
+async fn an_old_proposal_is_recorded_when_it_ends_however_many_are_newer() {
+    let rig = Rig::start().await;
+    let old = waiting(&rig, 0).await;
+    for trial_number in 1..=BATCH + 1 {
+        waiting(&rig, trial_number).await;
+    }
+    let old = reject(&rig, &old).await;
+    rig.service.report_decisions().await.unwrap();
+    assert_eq!(recorded(&rig), [old]);
+}
+
+#[tokio::test]
+async fn all_that_ended_while_orchestration_was_away_is_recorded_by_the_next_process() {
+    let rig = Rig::start().await;
+    let mut ended = Vec::new();
+    for trial_number in 0..=BATCH {
+        let waits = waiting(&rig, trial_number).await;
+        ended.push(reject(&rig, &waits).await);
+    }
+    rig.world.fail(1, Call::Record, &unavailable());
+    assert!(rig.service.report_decisions().await.is_err());
+    let rig = rig.restart().await;
+    rig.service.report_decisions().await.unwrap();
+    assert_eq!(recorded(&rig), ended);
+    assert_eq!(rig.world.count(Call::Record), 2, "a hundred at a time");
 }

@@ -30,7 +30,7 @@ pub(crate) async fn open_measurement(
 }
 
 /// The steps of a measurement that its owner was charged for.
-pub(crate) async fn measured(
+pub(crate) async fn charged_steps(
     tx: &mut Transaction,
     proposal: Uuid,
     purpose: Purpose,
@@ -40,7 +40,7 @@ pub(crate) async fn measured(
     Ok(u64::try_from(taken).unwrap_or_default())
 }
 
-pub(crate) async fn put_measured(
+pub(crate) async fn put_charged_steps(
     tx: &mut Transaction,
     proposal: Uuid,
     purpose: Purpose,
