@@ -29,7 +29,7 @@ pub(crate) struct UsageCommand {
 enum Command {
     /// Show what you have used, and what your quota allows; with --all or --user what others have.
     #[command(
-        after_help = "Examples:\n  tars usage show\n  tars usage show --month 2026-11 --through 2027-01 --json\n  tars usage show --user ada"
+        after_help = "Examples:\n  tars usage show\n  tars usage show --month 2026-11 --last-month 2027-01 --json\n  tars usage show --user ada"
     )]
     Show {
         #[command(flatten)]
@@ -70,16 +70,16 @@ struct Months {
     /// The month in UTC, as in 2026-11 [default: the present one].
     #[arg(long)]
     month: Option<Month>,
-    /// The last month, where there are several [default: the first].
+    /// The last month, where there are several [default: only the one].
     #[arg(long, value_name = "MONTH", requires = "month")]
-    through: Option<Month>,
+    last_month: Option<Month>,
 }
 
 impl Months {
     fn query(&self) -> String {
         let text = |month: Option<Month>| month.map(|m| m.to_string()).unwrap_or_default();
-        let (first, last) = (text(self.month), text(self.through));
-        format!("first_month={first}&last_month={last}")
+        let (month, last) = (text(self.month), text(self.last_month));
+        format!("month={month}&last_month={last}")
     }
 }
 
@@ -142,45 +142,84 @@ impl Command {
 
 async fn list(rest: &Rest, months: &Months, user: Option<String>) -> Result<Vec<Value>, RestError> {
     let user = escape(&user.unwrap_or_default());
-    let path = format!("/admin/usage?{}&caller={user}", months.query());
+    let path = format!("/admin/usage?{}&user={user}", months.query());
     listing::all(rest, &path, "usage").await
 }
 
+const AMOUNTS: [&str; 3] = ["calls", "training steps", "solver seconds"];
+
 fn print(rows: &[Value]) {
-    let head = [
-        "month",
-        "user",
-        "calls",
-        "training steps",
-        "solver seconds",
-        "",
-    ];
+    let head = [&["month", "user"][..], &AMOUNTS, &[""]].concat();
     listing::table(&head, rows, |row| {
-        let name = match text(&row["username"]) {
-            name if name.is_empty() => text(&row["user_id"]),
-            name => name,
-        };
-        let closed = if row["closed"] == true { "closed" } else { "" };
-        vec![
-            text(&row["month"]),
-            name,
-            text(&row["calls"]),
-            text(&row["training_steps"]),
-            seconds(&row["solver_microseconds"]),
-            closed.to_owned(),
-        ]
+        let mut cells = amounts(row);
+        cells.push(closed(row));
+        cells
     });
 }
 
+/// With what is left of the quota beside it.
 fn print_own(own: &Value) {
-    print(own["months"].as_array().map_or(&[], Vec::as_slice));
+    let head = [&["month", "user"][..], &AMOUNTS, &["left", ""]].concat();
+    let rows = own["months"].as_array().map_or(&[][..], Vec::as_slice);
     let quota = &own["quota"];
-    let limits = [
-        ("calls", "calls"),
-        ("training_steps", "training steps"),
-        ("solver_seconds", "solver seconds"),
+    listing::table(&head, rows, |row| {
+        let mut cells = amounts(row);
+        cells.extend([left(row, quota), closed(row)]);
+        cells
+    });
+    print_quota(quota);
+}
+
+fn amounts(row: &Value) -> Vec<String> {
+    let name = match text(&row["username"]) {
+        name if name.is_empty() => text(&row["user_id"]),
+        name => name,
+    };
+    vec![
+        text(&row["month"]),
+        name,
+        text(&row["calls"]),
+        text(&row["training_steps"]),
+        seconds(&row["solver_microseconds"]),
+    ]
+}
+
+fn closed(row: &Value) -> String {
+    let closed = if row["closed"] == true { "closed" } else { "" };
+    closed.to_owned()
+}
+
+/// What a month has left of each amount that is limited: quotas are of the present month.
+fn left(row: &Value, quota: &Value) -> String {
+    let next = text(&row["month"]).parse::<Month>().map(Month::next);
+    let is_present =
+        next.is_ok_and(|next| text(&quota["resets_at"]).starts_with(&next.to_string()));
+    if !is_present {
+        return String::new();
+    }
+    let number = |of: &Value| text(of).parse::<u64>().ok();
+    let whole = |limit, used| {
+        let left = number(&quota[limit])?.saturating_sub(number(&row[used])?);
+        Some(left.to_string())
+    };
+    let solver = || {
+        let limit = number(&quota["solver_seconds"])?.saturating_mul(1_000_000);
+        let left = limit.saturating_sub(number(&row["solver_microseconds"])?);
+        Some(seconds(&Value::from(left.to_string())))
+    };
+    let left = [
+        whole("calls", "calls"),
+        whole("training_steps", "training_steps"),
+        solver(),
     ];
-    let limits = limits.into_iter().filter_map(|(name, shown)| {
+    let shown = left.into_iter().zip(AMOUNTS);
+    let shown = shown.filter_map(|(left, of)| Some(format!("{} {of}", left?)));
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+fn print_quota(quota: &Value) {
+    let limits = ["calls", "training_steps", "solver_seconds"];
+    let limits = limits.into_iter().zip(AMOUNTS).filter_map(|(name, shown)| {
         let limit = text(&quota[name]);
         (!limit.is_empty()).then(|| format!("{limit} {shown}"))
     });
@@ -207,6 +246,28 @@ fn seconds(micros: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_is_left_is_shown_of_what_is_limited_in_the_present_month() {
+        let row = json!({
+            "month": "2026-11", "calls": "7", "training_steps": "1200", "solver_microseconds": "1250001",
+        });
+        let of = |quota: Value| left(&row, &quota);
+        let resets_at = "2026-12-01T00:00:00Z";
+        assert_eq!(of(json!({ "resets_at": resets_at })), "");
+        let some = json!({ "calls": "10", "solver_seconds": "2", "resets_at": resets_at });
+        assert_eq!(of(some), "3 calls, 0.749999 solver seconds");
+        // Work that was under way may have taken more than there was.
+        let over = json!({ "training_steps": "1000", "resets_at": resets_at });
+        assert_eq!(of(over), "0 training steps");
+        for another in ["2027-01-01T00:00:00Z", "2026-11-01T00:00:00Z", ""] {
+            assert_eq!(
+                of(json!({ "calls": "10", "resets_at": another })),
+                "",
+                "{another}"
+            );
+        }
+    }
 
     #[test]
     fn solver_time_is_shown_exactly() {

@@ -44,6 +44,12 @@ fn mistakes_in_the_files_that_it_names_are_mistakes_of_the_configuration() {
     let data = tempfile::tempdir().unwrap();
     let limits = data.path().join("limits.toml");
     fs::write(&limits, "[[override]]\nnobody = 1\n").unwrap();
+    let policy = data.path().join("policy.toml");
+    fs::write(
+        &policy,
+        "[[rule]]\nname = \"r\"\nmethods = [\"no.such/Method\"]\ndeny = true\n",
+    )
+    .unwrap();
     let kept = data.path().join("kept");
     for command in ["up", "config"] {
         let output = tars()
@@ -51,14 +57,14 @@ fn mistakes_in_the_files_that_it_names_are_mistakes_of_the_configuration() {
             .arg(&kept)
             .env("TARS__LIMITS__FILE", &limits)
             .env("TARS__QUOTAS__FILE", data.path().join("none.toml"))
+            .env("TARS__POLICY__FILE", &policy)
             .output()
             .unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{command}: {text}");
-        assert!(
-            text.contains("limits.file: ") && text.contains("quotas.file: "),
-            "{text}"
-        );
+        for mistake in ["limits.file: ", "quotas.file: ", "policy.file: "] {
+            assert!(text.contains(mistake), "{mistake}in {text}");
+        }
         assert!(!kept.exists(), "nothing was started");
     }
 }

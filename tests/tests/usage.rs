@@ -6,7 +6,13 @@
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 use tars::rest::{Rest, RestError};
-use tars_runtime::{clock::Clock, config::Config, usage::Month};
+use tars_interceptors::usage::{Allowance, QuotaRefusal, Usage};
+use tars_runtime::{
+    clock::Clock,
+    config::Config,
+    db::{Db, DbError, Migration},
+    usage::{self, Amounts, Answer, Dimension, Month, Total},
+};
 use tars_tests::{PASSWORD, TestMesh, config, eventually, reason, refusal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -106,12 +112,12 @@ async fn nothing_is_limited_by_default_and_nobody_sees_what_others_use() {
     for path in [
         "/admin/usage",
         "/api/v1/admin/usage",
-        "/admin/usage?caller=admin",
+        "/admin/usage?user=admin",
     ] {
         let (status, body) = refusal(dev.get(path).await);
         assert_eq!((status, &*reason(&body)), (403, "PERMISSION_DENIED"));
     }
-    let listed = admin.get("/admin/usage?caller=dev").await.unwrap();
+    let listed = admin.get("/admin/usage?user=dev").await.unwrap();
     assert_eq!(listed["usage"].as_array().unwrap().len(), 1);
     assert_eq!(listed["usage"][0]["username"], "dev");
     assert_eq!(listed["usage"][0]["closed"], false);
@@ -122,19 +128,16 @@ async fn nothing_is_limited_by_default_and_nobody_sees_what_others_use() {
     })
     .await;
     for bad in [
-        "/auth/usage?first_month=2026",
-        "/auth/usage?first_month=2026-12&last_month=2026-11",
-        "/auth/usage?first_month=2000-01&last_month=2026-11",
+        "/auth/usage?month=2026",
+        "/auth/usage?month=2026-12&last_month=2026-11",
+        "/auth/usage?month=2000-01&last_month=2026-11",
         "/admin/usage?last_month=2026-00",
         "/admin/usage?page_token=x",
     ] {
         assert_eq!(refusal(admin.get(bad).await).0, 400, "{bad}");
     }
-    assert_eq!(
-        refusal(admin.get("/admin/usage?caller=nobody").await).0,
-        404
-    );
-    let months = "/auth/usage?first_month=2026-01&last_month=2026-03";
+    assert_eq!(refusal(admin.get("/admin/usage?user=nobody").await).0, 404);
+    let months = "/auth/usage?month=2026-01&last_month=2026-03";
     let months = dev.get(months).await.unwrap();
     let months: Vec<_> = months["months"]
         .as_array()
@@ -265,6 +268,103 @@ async fn a_training_or_a_search_whose_steps_do_not_fit_is_refused_before_it_star
     mesh.mesh.stop().await;
 }
 
+/// One of the services that promise training steps, with what it has promised.
+struct Promising {
+    usage: Usage,
+    db: Db,
+    promised: u64,
+    _dir: tempfile::TempDir,
+}
+
+impl Promising {
+    async fn start() -> Self {
+        const OUTBOX: &[Migration] = &[Migration::new(1, "usage outbox", usage::MIGRATION)];
+        let dir = tempfile::tempdir().unwrap();
+        let place = tars_test_db::place(dir.path(), "usage");
+        Self {
+            usage: Usage::detached(Clock::system()),
+            db: Db::open(place, OUTBOX).await.unwrap(),
+            promised: 0,
+            _dir: dir,
+        }
+    }
+
+    /// Promises some steps, if they fit into a quota of 1000.
+    async fn promises(&mut self, steps: u64) -> bool {
+        let allowance = Allowance::unlimited("dev").with(Dimension::TrainingSteps, 1000);
+        let db = &mut self.db.read("test.promise");
+        let ensured = self
+            .usage
+            .ensure_steps(db, &allowance, self.promised, steps);
+        let ensured: Result<(), Ensured> = ensured.await;
+        self.promised += if ensured.is_ok() { steps } else { 0 };
+        ensured.is_ok()
+    }
+
+    /// Learns what all services have charged.
+    fn learn(&self, charged: u64) {
+        let mut amounts = Amounts::default();
+        amounts.add(Dimension::TrainingSteps, charged);
+        let total = Total {
+            month: self.usage.month(),
+            user_id: "dev".to_owned(),
+            amounts,
+        };
+        self.usage.learn(&Answer {
+            totals: vec![total],
+            ..Answer::default()
+        });
+    }
+}
+
+/// Why steps were not ensured.
+#[derive(Debug)]
+enum Ensured {
+    Over,
+    Failed(#[allow(dead_code)] DbError),
+}
+
+impl From<QuotaRefusal> for Ensured {
+    fn from(_: QuotaRefusal) -> Self {
+        Self::Over
+    }
+}
+
+impl From<DbError> for Ensured {
+    fn from(error: DbError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+#[tokio::test]
+async fn three_services_promise_what_is_left_three_times_and_no_more() {
+    let mut services = [
+        Promising::start().await,
+        Promising::start().await,
+        Promising::start().await,
+    ];
+    let used = 400;
+    services.iter().for_each(|service| service.learn(used));
+    for service in &mut services {
+        assert!(!service.promises(601).await);
+        assert!(service.promises(500).await && service.promises(100).await);
+        assert!(!service.promises(1).await, "its own promises count");
+    }
+    let promised: u64 = services.iter().map(|service| service.promised).sum();
+    let left = 1000 - used;
+    assert_eq!(
+        used + promised,
+        1000 + 2 * left,
+        "twice what was left beyond"
+    );
+    // One of them charges what it has promised: from then on it is no promise, and the others know.
+    services[0].promised = 0;
+    services.iter().for_each(|service| service.learn(1000));
+    for service in &mut services {
+        assert!(!service.promises(1).await);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_steps_of_trials_are_counted_once() {
     let mesh = TestMesh::start().await;
@@ -331,10 +431,7 @@ async fn a_new_month_begins_by_the_clock() {
     clock.step_forward(LAST);
     let dev = mesh.rest().login("dev", PASSWORD).await.unwrap();
     dev.get(AGENTS).await.unwrap();
-    let range = format!(
-        "/auth/usage?first_month={before}&last_month={}",
-        before.next()
-    );
+    let range = format!("/auth/usage?month={before}&last_month={}", before.next());
     eventually("it counts for the new month", || async {
         let months = dev.get(&range).await.unwrap()["months"].clone();
         (&months[0]["calls"], &months[1]["calls"]) == (&json!("2"), &json!("1"))
@@ -388,5 +485,16 @@ async fn quotas_follow_their_file_without_a_restart() {
     })
     .await;
     dev.get(AGENTS).await.unwrap();
+    write(&file, "[[override]]\nuser = \"dve\"\ncalls = 100");
+    eventually("a user who does not exist is shown", || async {
+        let shown = readyz.text("/readyz").await.unwrap();
+        shown.contains("there is no user dve, who has a quota")
+    })
+    .await;
+    write(&file, "[[override]]\nuser = \"dev\"\ncalls = 100");
+    eventually("the name was mended", || async {
+        !readyz.text("/readyz").await.unwrap().contains("dve")
+    })
+    .await;
     mesh.mesh.stop().await;
 }

@@ -63,11 +63,8 @@ pub(super) fn keep_usage(
     let check = shipped.check("usage waits for Auth", SHIPPING_GRACE);
     process.add_check(&format!("{name}.usage_shipping"), check);
     let counted = usage.clone();
-    let known = move || match counted.is_ready() {
-        true => State::Ok,
-        false => State::Failed("Auth has not told yet what callers have used".to_owned()),
-    };
-    process.add_check(&format!("{name}.usage"), health::check(known));
+    let known = health::check(move || known(&counted));
+    process.add_check(&format!("{name}.usage"), known);
     let written = Arc::default();
     process.work.last(usage::write(
         db.clone(),
@@ -79,6 +76,14 @@ pub(super) fn keep_usage(
     let (db, usage) = (db.clone(), usage.clone());
     let ship = usage::ship(db, usage, counter, written, stop, shipped);
     process.work.last(ship);
+}
+
+/// Whether what callers have used is known, where that is limited.
+fn known(usage: &Usage) -> State {
+    match usage.is_ready() {
+        true => State::Ok,
+        false => State::Failed("Auth has not told yet what callers have used".to_owned()),
+    }
 }
 
 /// Shows quotas that are nobody's: a name that is misspelt limits nothing.
@@ -167,4 +172,43 @@ pub(super) fn watch_freshness(process: &Process, service: Service, view: &View) 
         service.as_str(),
         move || seen.age().map(|age| age.as_secs_f64()),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_interceptors::usage::{QuotaHandle, Quotas, UsageMetrics};
+    use tars_runtime::{clock::Clock, config, metrics::Metrics, usage::Answer};
+
+    fn limited_to(calls: u64) -> Usage {
+        let handle = QuotaHandle::default();
+        handle.replace(Quotas::new(&config::Quotas {
+            calls,
+            ..config::Quotas::default()
+        }));
+        Usage::new(
+            Clock::system(),
+            handle,
+            UsageMetrics::new(&Metrics::default()),
+        )
+    }
+
+    #[test]
+    fn a_service_that_limits_is_ready_once_auth_has_told_all_of_what_is_used() {
+        let usage = limited_to(5);
+        assert!(matches!(known(&usage), State::Failed(_)));
+        let told = |more| Answer {
+            more,
+            ..Answer::default()
+        };
+        usage.learn(&told(true));
+        assert!(matches!(known(&usage), State::Failed(_)), "there is more");
+        usage.learn(&told(false));
+        assert!(matches!(known(&usage), State::Ok));
+    }
+
+    #[test]
+    fn a_service_that_limits_nothing_waits_for_no_count() {
+        assert!(matches!(known(&limited_to(0)), State::Ok));
+    }
 }

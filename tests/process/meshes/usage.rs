@@ -77,14 +77,18 @@ async fn an_export_reads_back_as_what_is_shown() {
     assert!(shown.contains("ada") && shown.contains("bob"), "{shown}");
     let (own, notes) = desk.good_with_notes(&["usage", "show"]);
     assert!(
-        own.contains("admin") && notes.contains("unlimited"),
+        own.contains("admin") && own.contains("LEFT") && notes.contains("unlimited"),
         "{own}{notes}"
+    );
+    assert!(
+        !shown.contains("LEFT"),
+        "the quotas of others are theirs: {shown}"
     );
     let past = desk.good(&["usage", "export", "--month", "2020-01"]);
     assert_eq!(past.lines().count(), 1, "{past}");
     for bad in [
         &["usage", "export", "--month", "2020-13"][..],
-        &["usage", "show", "--through", "2026-11"],
+        &["usage", "show", "--last-month", "2026-11"],
         &["usage", "show", "--all", "--user", "ada"],
         &["usage", "show", "--user", "nobody"],
     ] {

@@ -27,7 +27,7 @@ pub(super) struct UsageApi {
 impl UsageApi {
     /// The months of a request, the present one where it names none.
     fn months(&self, first: &str, last: &str) -> Result<(Month, Month), Status> {
-        let first = month("first_month", first)?.unwrap_or_else(|| self.auth.month());
+        let first = month("month", first)?.unwrap_or_else(|| self.auth.month());
         let last = month("last_month", last)?.unwrap_or(first);
         if last < first {
             return Err(fault::invalid_field(
@@ -134,11 +134,8 @@ impl usage_service_server::UsageService for UsageApi {
     ) -> Result<Response<GetUsageResponse>, Status> {
         let call = Call::of(&request)?;
         let caller = call.require_caller()?;
-        let GetUsageRequest {
-            first_month,
-            last_month,
-        } = request.into_inner();
-        let (first, last) = self.months(&first_month, &last_month)?;
+        let GetUsageRequest { month, last_month } = request.into_inner();
+        let (first, last) = self.months(&month, &last_month)?;
         if first.through(last) > MONTHS {
             let text = format!("must be less than {MONTHS} months after the first");
             return Err(fault::invalid_field("last_month", &text));
@@ -162,8 +159,8 @@ impl usage_service_server::UsageService for UsageApi {
         request: Request<ListUsageRequest>,
     ) -> Result<Response<ListUsageResponse>, Status> {
         let asked = request.into_inner();
-        let (first, last) = self.months(&asked.first_month, &asked.last_month)?;
-        let user = match asked.caller.as_str() {
+        let (first, last) = self.months(&asked.month, &asked.last_month)?;
+        let user = match asked.user.as_str() {
             "" => None,
             named => Some(self.auth.user_named(named).await?),
         };
