@@ -1,4 +1,5 @@
 use super::*;
+use tars_search::Assignment;
 use tars_search::{Parameter, Range};
 use tonic::{Code, Status};
 
