@@ -42,7 +42,6 @@ use crate::{
     app::{
         Ready, Service, StartError,
         connect_failure::{Attempt, Explained},
-        files,
     },
     rest::RestError,
 };
@@ -358,16 +357,6 @@ impl Global {
             std::env::vars(),
             flags,
         )?)
-    }
-
-    /// The configuration of what serves, for which the files that it names have to be good, too.
-    fn load_to_serve(&self, flags: Table) -> Result<Config, CommandError> {
-        let config = self.load(flags)?;
-        let mistakes = files::mistakes(&config);
-        match mistakes.is_empty() {
-            true => Ok(config),
-            false => Err(ConfigErrors(mistakes).into()),
-        }
     }
 
     /// Does the work of a command in the session with its mesh. An error is JSON where that was asked for.

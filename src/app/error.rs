@@ -11,7 +11,7 @@ use std::{
 };
 use tars_certs::{CaError, IdentityError, SpiffeError, SpiffeId, class::ClassError};
 use tars_mesh::channel::ChannelError;
-use tars_runtime::{db::DbError, trace::ExporterError};
+use tars_runtime::{config::ConfigErrors, db::DbError, trace::ExporterError};
 use tars_workload::OpenError;
 
 /// Why a process does not start. Nothing serves after it.
@@ -94,15 +94,9 @@ pub enum StartError {
     /// A channel to another service.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The peer policy.
-    #[error("policy: {0}")]
-    Policy(String),
-    /// The file of quotas.
-    #[error("quotas: {0}")]
-    Quotas(String),
-    /// The file of limits.
-    #[error("limits: {0}")]
-    Limits(String),
+    /// The files of rules that the configuration names.
+    #[error(transparent)]
+    Files(#[from] ConfigErrors),
     /// No identity in exchange for the join token.
     #[error("cannot join the mesh: {0}")]
     Join(String),

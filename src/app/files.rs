@@ -1,19 +1,40 @@
-//! The files of rules that the configuration names, looked at before anything starts.
+//! The files of rules that the configuration names, read before anything starts.
 
 use super::{limits, policy, quotas};
-use tars_runtime::config::Config;
+use tars_interceptors::{Policy, limits::Plan, usage::Quotas};
+use tars_runtime::config::{Config, ConfigErrors};
 
-/// What is wrong with them; one for each file that cannot be put in force.
-pub(crate) fn mistakes(config: &Config) -> Vec<String> {
-    let told = |key: &str, read: Result<(), String>| read.err().map(|e| format!("{key}: {e}"));
-    let policy = config.policy.file.as_deref();
-    let policy = policy.map_or(Ok(()), |path| policy::read(path).map(drop));
-    [
-        told("policy.file", policy),
-        told("limits.file", limits::check(&config.limits)),
-        told("quotas.file", quotas::check(&config.quotas)),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+/// What is in force by the configuration and its files.
+#[derive(Debug)]
+pub(crate) struct RuleFiles {
+    /// Absent where no file is named.
+    pub(crate) policy: Option<Policy>,
+    pub(crate) limits: Plan,
+    pub(crate) quotas: Quotas,
+}
+
+impl RuleFiles {
+    /// Reads them. What is wrong with each that cannot be put in force is told at once.
+    pub(crate) fn read(config: &Config) -> Result<Self, ConfigErrors> {
+        let mut mistakes = Vec::new();
+        let policy = config.policy.file.as_deref().map(policy::read).transpose();
+        let policy = or_note("policy.file", policy, &mut mistakes);
+        let limits = limits::in_force(&config.limits);
+        let limits = or_note("limits.file", limits, &mut mistakes);
+        let quotas = quotas::in_force(&config.quotas);
+        let quotas = or_note("quotas.file", quotas, &mut mistakes);
+        match (policy, limits, quotas) {
+            (Some(policy), Some(limits), Some(quotas)) => Ok(Self {
+                policy,
+                limits,
+                quotas,
+            }),
+            _ => Err(ConfigErrors(mistakes)),
+        }
+    }
+}
+
+fn or_note<T>(key: &str, read: Result<T, String>, mistakes: &mut Vec<String>) -> Option<T> {
+    let note = |why| mistakes.push(format!("{key}: {why}"));
+    read.map_err(note).ok()
 }

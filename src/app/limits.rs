@@ -1,6 +1,6 @@
 //! The rate limiter of the process, the file that its limits come from, and the server that it shares.
 
-use crate::app::{StartError, reload::Reload};
+use crate::app::reload::Reload;
 use futures_util::future::BoxFuture;
 use std::{fs, path::Path, time::Duration};
 use tars_interceptors::limits::{Over, Plan, RateLimiter};
@@ -30,22 +30,25 @@ fn read(base: &Plan, path: &Path) -> Result<Plan, String> {
         .map_err(|mistakes| named(mistakes.join("; ")))
 }
 
-/// What is wrong with the file that the configuration names.
-pub(crate) fn check(limits: &Limits) -> Result<(), String> {
-    let path = limits.file.as_deref();
-    path.map_or(Ok(()), |path| read(&Plan::new(limits), path).map(drop))
+/// The limits of the configuration, with what the file that it names changes.
+pub(crate) fn in_force(limits: &Limits) -> Result<Plan, String> {
+    let base = Plan::new(limits);
+    match limits.file.as_deref() {
+        Some(path) => read(&base, path),
+        None => Ok(base),
+    }
 }
 
 impl Limiting {
     /// `group` names the services of the process; those that have the same are its replicas.
-    pub(crate) fn open(
+    pub(crate) fn new(
         limits: &Limits,
+        in_force: Plan,
         server: Option<Server>,
         group: String,
         clock: &Clock,
         metrics: &Metrics,
-    ) -> Result<Self, StartError> {
-        let (base, path) = (Plan::new(limits), limits.file.as_deref());
+    ) -> Self {
         let (limiter, link) = match server {
             None => (RateLimiter::new(limits, clock.clone()), None),
             Some(server) => {
@@ -65,16 +68,13 @@ impl Limiting {
                 )
             }
         };
-        if let Some(path) = path {
-            limiter.replace(read(&base, path).map_err(StartError::Limits)?);
-        }
-        let file = Reload::new("limits", path, metrics);
-        Ok(Self {
+        limiter.replace(in_force);
+        Self {
             limiter,
-            base,
-            file,
+            base: Plan::new(limits),
+            file: Reload::new("limits", limits.file.as_deref(), metrics),
             link,
-        })
+        }
     }
 
     /// What shows how the limiter is, and what keeps it up to date for the lifetime of a process. Neither a

@@ -1,6 +1,6 @@
 //! The policy file, and the peer policy in force.
 
-use crate::app::{StartError, reload::Reload};
+use crate::app::reload::Reload;
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 use tars_interceptors::{Policy, PolicyHandle, contract};
@@ -21,13 +21,12 @@ pub(crate) fn read(path: &Path) -> Result<Policy, String> {
 }
 
 impl PolicyFile {
-    pub(crate) fn open(path: Option<&Path>, metrics: &Metrics) -> Result<Self, StartError> {
-        let handle = match path {
-            Some(path) => PolicyHandle::new(read(path).map_err(StartError::Policy)?),
-            None => PolicyHandle::default(),
-        };
-        let file = Reload::new("policy", path, metrics);
-        Ok(Self { handle, file })
+    /// `in_force` is what the file says.
+    pub(crate) fn new(path: Option<&Path>, in_force: Option<Policy>, metrics: &Metrics) -> Self {
+        Self {
+            handle: in_force.map_or_else(PolicyHandle::default, PolicyHandle::new),
+            file: Reload::new("policy", path, metrics),
+        }
     }
 
     /// Reloads the file whenever it changes, until dropped.

@@ -12,6 +12,7 @@ pub use members::Origin;
 use crate::app::{
     Service, StartError,
     dir_lock::DirLock,
+    files::RuleFiles,
     identity::{IdentityManager, IdentityMetrics},
     limits::Limiting,
     policy::PolicyFile,
@@ -158,6 +159,7 @@ impl Process {
         clock: Clock,
         lock: DirLock,
         services: &[Service],
+        files: RuleFiles,
     ) -> Result<Self, StartError> {
         contract().map_err(|e| StartError::Contract(e.to_string()))?;
         let rules = config
@@ -168,15 +170,23 @@ impl Process {
         let classes = Arc::new(ClassTable::new(rules)?);
         let metrics = Metrics::default();
         count_tasks(&metrics);
-        let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
-        let quotas = QuotaFile::open(&config.quotas, &metrics)?;
+        let path = config.policy.file.as_deref();
+        let policy = PolicyFile::new(path, files.policy, &metrics);
+        let quotas = QuotaFile::new(&config.quotas, files.quotas, &metrics);
         let server = redis(&config)?;
         let group = services
             .iter()
             .map(|s| s.as_str())
             .collect::<Vec<_>>()
             .join("+");
-        let limiting = Limiting::open(&config.limits, server.clone(), group, &clock, &metrics)?;
+        let limiting = Limiting::new(
+            &config.limits,
+            files.limits,
+            server.clone(),
+            group,
+            &clock,
+            &metrics,
+        );
         let mut process = Self {
             span_metrics: SpanMetrics::new(&metrics),
             collector: Condition::new(clock.clone()),

@@ -1,6 +1,6 @@
 //! The quotas in force, and the file that they come from.
 
-use crate::app::{StartError, reload::Reload};
+use crate::app::reload::Reload;
 use std::{fs, path::Path};
 use tars_interceptors::usage::{QuotaHandle, Quotas};
 use tars_runtime::{config, health::Check, metrics::Metrics};
@@ -20,26 +20,24 @@ fn read(base: &Quotas, path: &Path) -> Result<Quotas, String> {
         .map_err(|mistakes| named(mistakes.join("; ")))
 }
 
-/// What is wrong with the file that the configuration names.
-pub(crate) fn check(quotas: &config::Quotas) -> Result<(), String> {
-    let path = quotas.file.as_deref();
-    path.map_or(Ok(()), |path| read(&Quotas::new(quotas), path).map(drop))
+/// The quotas of the configuration, with what the file that it names changes.
+pub(crate) fn in_force(quotas: &config::Quotas) -> Result<Quotas, String> {
+    let base = Quotas::new(quotas);
+    match quotas.file.as_deref() {
+        Some(path) => read(&base, path),
+        None => Ok(base),
+    }
 }
 
 impl QuotaFile {
-    pub(crate) fn open(quotas: &config::Quotas, metrics: &Metrics) -> Result<Self, StartError> {
-        let (base, path) = (Quotas::new(quotas), quotas.file.as_deref());
-        let in_force = match path {
-            Some(path) => read(&base, path).map_err(StartError::Quotas)?,
-            None => base.clone(),
-        };
+    pub(crate) fn new(quotas: &config::Quotas, in_force: Quotas, metrics: &Metrics) -> Self {
         let handle = QuotaHandle::default();
         handle.replace(in_force);
-        Ok(Self {
+        Self {
             handle,
-            base,
-            file: Reload::new("quotas", path, metrics),
-        })
+            base: Quotas::new(quotas),
+            file: Reload::new("quotas", quotas.file.as_deref(), metrics),
+        }
     }
 
     /// Reloads the file whenever it changes, until dropped.

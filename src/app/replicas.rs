@@ -10,7 +10,8 @@ mod child;
 mod plan;
 
 use super::{
-    DirLock, Ready, Service, StartError, data_dir::check, password_file, ready::Replica as Listed,
+    DirLock, Ready, Service, StartError, data_dir::check, files::RuleFiles, password_file,
+    ready::Replica as Listed,
 };
 use child::{Child, Event};
 use plan::Plan;
@@ -127,6 +128,8 @@ impl Replica {
 impl Replicas {
     /// Starts `count` replicas. Returns once all of them serve.
     pub(crate) async fn start(config: &Config, count: u32) -> Result<Self, StartError> {
+        // Each replica reads them for itself.
+        RuleFiles::read(config)?;
         let lock = DirLock::whole(&config.data.dir)?;
         check(config, Service::ALL)?;
         hand_over_authority(&config.data.dir)?;

@@ -1,6 +1,7 @@
 //! `tars config`.
 
 use super::{CommandError, Global};
+use crate::app::files::RuleFiles;
 use clap::Args;
 use std::process::ExitCode;
 use tars_runtime::config::{Config, docs};
@@ -24,7 +25,8 @@ impl ConfigCommand {
         if self.docs {
             return Ok(self.show_docs());
         }
-        let config = global.load_to_serve(Table::new())?;
+        let config = global.load(Table::new())?;
+        RuleFiles::read(&config)?;
         if self.json {
             say!(
                 "{}",

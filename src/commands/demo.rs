@@ -82,7 +82,7 @@ impl Demo {
             Some(_) => None,
             None => Some(tempfile::tempdir().map_err(CommandError::Runtime)?),
         };
-        let mut config = global.load_to_serve(self.addresses.flags())?;
+        let mut config = global.load(self.addresses.flags())?;
         if let Some(dir) = &fresh {
             config.data.dir = dir.path().to_owned();
         }

@@ -31,12 +31,7 @@ impl CommandError {
             Self::Config(_)
             | Self::Log(_)
             | Self::Usage(_)
-            | Self::Start(
-                StartError::DataDir(_)
-                | StartError::Policy(_)
-                | StartError::Quotas(_)
-                | StartError::Limits(_),
-            ) => 64,
+            | Self::Start(StartError::DataDir(_) | StartError::Files(_)) => 64,
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
             | Self::Rest(RestError::Unreachable { .. } | RestError::Silent { .. })
             | Self::Away { .. } => 69,

@@ -53,7 +53,7 @@ impl Serve {
             let value = Value::String(path.display().to_string());
             flags.extend(leaf("certificates", "join_token_file", value));
         }
-        let config = global.load_to_serve(flags)?;
+        let config = global.load(flags)?;
         init_log(&config)?;
         block_on(async move {
             let mut signals = Signals::new()?;

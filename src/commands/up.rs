@@ -116,7 +116,7 @@ impl Addresses {
 
 impl Up {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let config = global.load_to_serve(self.addresses.flags())?;
+        let config = global.load(self.addresses.flags())?;
         init_log_of(&config, self.replica)?;
         match (self.replica, self.replicas) {
             (Some(_), _) => block_on(replica(config))?,

@@ -757,11 +757,12 @@ async fn a_policy_narrows_is_replaced_live_and_a_bad_file_changes_nothing() {
     let data = tempfile::tempdir().unwrap();
     settings.data.dir = data.path().to_owned();
     std::fs::write(&file, "nonsense").unwrap();
-    let refused = tars::app::Mesh::start(settings)
-        .await
-        .map(drop)
-        .unwrap_err();
-    assert!(refused.to_string().contains("policy"), "{refused}");
+    settings.limits.file = Some(data.path().join("none.toml"));
+    let refused = tars::app::Mesh::start(settings).await.map(drop);
+    let refused = refused.unwrap_err().to_string();
+    for mistake in ["policy.file: ", "limits.file: "] {
+        assert!(refused.contains(mistake), "{mistake}in {refused}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use super::authority::{authority_in, ca_dir, open_vault, workload_id, workload_r
 use crate::app::{
     Process, Service, StartError, data_dir,
     dir_lock::DirLock,
+    files::RuleFiles,
     identity::{JoinSource, Joining, ManagedIdentity},
 };
 use std::sync::Arc;
@@ -46,10 +47,11 @@ impl Process {
         clock: Clock,
         services: &[Service],
     ) -> Result<Self, StartError> {
+        let files = RuleFiles::read(&config)?;
         let config = fit_descriptors(config, services);
         let lock = DirLock::whole(&config.data.dir)?;
         data_dir::check(&config, services)?;
-        let mut process = Self::assemble(config, clock, lock, services)?;
+        let mut process = Self::assemble(config, clock, lock, services, files)?;
         let vault = open_vault(&process.config).await?;
         let authority = authority_in(&vault, &process.config, &process.clock).await?;
         let authority = Arc::new(authority);
@@ -76,10 +78,11 @@ impl Process {
         service: Service,
         origin: &Origin,
     ) -> Result<Self, StartError> {
+        let files = RuleFiles::read(&config)?;
         let config = fit_descriptors(config, &[service]);
         let lock = DirLock::part(&config.data.dir, service.as_str())?;
         data_dir::check(&config, &[service])?;
-        let mut process = Self::assemble(config, Clock::system(), lock, &[service])?;
+        let mut process = Self::assemble(config, Clock::system(), lock, &[service], files)?;
         if service == Service::Auth {
             process.open_auth(origin).await?;
         }
