@@ -131,7 +131,7 @@ mod tests {
     #[tokio::test]
     async fn a_run_of_which_nobody_tells_that_it_began_began_before_what_is_told_first() {
         for told in [&[PROGRESS, Update::Ended(7.0)][..], &[Update::Ended(7.0)]] {
-            let mut run = Run::new(stream::iter(told.to_vec().into_iter().map(Ok)));
+            let mut run = Run::new(stream::iter(told.iter().copied().map(Ok)));
             assert_eq!(run.next().await.unwrap(), Update::Began);
             for update in told {
                 assert_eq!(run.next().await.unwrap(), *update);
