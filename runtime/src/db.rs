@@ -34,13 +34,14 @@ pub use migrate::Migration;
 pub use query::{Query, Value, json};
 pub use row::{Column, FromRow, NamedRow, Row};
 pub use server::Server;
-pub use transaction::{Affected, Fetch, Isolation, Swap, Transaction, Write};
+pub use transaction::{Access, Affected, Fetch, Isolation, Swap, Transaction, Write};
 
 use crate::{
     config::Database,
     trace::{self, Kind, Span},
 };
 use faults::Faults;
+use futures_util::future::BoxFuture;
 use pools::Pools;
 use std::{
     path::{Path, PathBuf},
@@ -120,14 +121,20 @@ impl Db {
     ///
     /// [`DbError::Unavailable`] where the server cannot be reached, [`DbError::Schema`] where the
     /// schema is not one of `migrations`, [`DbError::Failed`] where the file cannot be used.
-    pub async fn open(place: impl Into<Place>, migrations: &[Migration]) -> Result<Self, DbError> {
-        let pools = match place.into() {
-            Place::File(path) => Pools::sqlite(&path, migrations).await?,
-            Place::Server { server, service } => {
-                Pools::postgres(&server, &service, migrations).await?
-            }
-        };
-        Ok(Self::over(pools))
+    pub fn open(place: impl Into<Place>, migrations: &[Migration]) -> Access<'_, Self> {
+        Self::open_at(place.into(), migrations)
+    }
+
+    fn open_at(place: Place, migrations: &[Migration]) -> Access<'_, Self> {
+        Box::pin(async move {
+            let pools = match place {
+                Place::File(path) => Pools::sqlite(&path, migrations).await?,
+                Place::Server { server, service } => {
+                    Pools::postgres(&server, &service, migrations).await?
+                }
+            };
+            Ok(Self::over(pools))
+        })
     }
 
     /// Opens a database as it is, whatever its schema: for tools and tests, which look at what a
@@ -136,12 +143,18 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError`] where there is none.
-    pub async fn attach(place: impl Into<Place>) -> Result<Self, DbError> {
-        let pools = match place.into() {
-            Place::File(path) => Pools::attach_sqlite(&path).await?,
-            Place::Server { server, service } => Pools::attach_postgres(&server, &service)?,
-        };
-        Ok(Self::over(pools))
+    pub fn attach(place: impl Into<Place>) -> Access<'static, Self> {
+        Self::attach_at(place.into())
+    }
+
+    fn attach_at(place: Place) -> Access<'static, Self> {
+        Box::pin(async move {
+            let pools = match place {
+                Place::File(path) => Pools::attach_sqlite(&path).await?,
+                Place::Server { server, service } => Pools::attach_postgres(&server, &service)?,
+            };
+            Ok(Self::over(pools))
+        })
     }
 
     fn over(pools: Pools) -> Self {
@@ -177,12 +190,14 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError`] where no connection is to be had.
-    pub async fn snapshot(&self, name: &'static str) -> Result<Snapshot, DbError> {
-        let span = self.span(name);
-        self.faults.check_reachable()?;
-        Ok(Snapshot {
-            transaction: self.pools.snapshot().await?,
-            _span: span,
+    pub fn snapshot(&self, name: &'static str) -> Access<'_, Snapshot> {
+        Box::pin(async move {
+            let span = self.span(name);
+            self.faults.check_reachable()?;
+            Ok(Snapshot {
+                transaction: self.pools.snapshot().await?,
+                _span: span,
+            })
         })
     }
 
@@ -191,15 +206,17 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError`] where no connection is to be had, or other writers keep the lock for too long.
-    pub async fn write(&self, name: &'static str, isolation: Isolation) -> Result<Write, DbError> {
-        self.faults.check_reachable()?;
-        let span = self.span(name);
-        let transaction = self.pools.begin(isolation).await?;
-        Ok(Write {
-            transaction,
-            db: self.clone(),
-            name,
-            span,
+    pub fn write(&self, name: &'static str, isolation: Isolation) -> Access<'_, Write> {
+        Box::pin(async move {
+            self.faults.check_reachable()?;
+            let span = self.span(name);
+            let transaction = self.pools.begin(isolation).await?;
+            Ok(Write {
+                transaction,
+                db: self.clone(),
+                name,
+                span,
+            })
         })
     }
 
@@ -208,13 +225,15 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError`] where it does not.
-    pub async fn check(&self) -> Result<(), DbError> {
-        let query = Query::new("SELECT COUNT(*) AS applied FROM _sqlx_migrations");
-        let applied: i64 = self.read("db.check").value(query, "applied").await?;
-        match applied {
-            0 => Err(DbError::Failed("the database has no schema".to_owned())),
-            _ => Ok(()),
-        }
+    pub fn check(&self) -> Access<'_, ()> {
+        Box::pin(async move {
+            let query = Query::new("SELECT COUNT(*) AS applied FROM _sqlx_migrations");
+            let applied: i64 = self.read("db.check").value(query, "applied").await?;
+            match applied {
+                0 => Err(DbError::Failed("the database has no schema".to_owned())),
+                _ => Ok(()),
+            }
+        })
     }
 
     /// Prepares a statement without running it: whether the engine understands it.
@@ -222,13 +241,15 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError::Failed`] where it does not.
-    pub async fn prepare(&self, text: &str) -> Result<(), DbError> {
-        self.pools.prepare(text.to_owned()).await
+    pub fn prepare<'a>(&'a self, text: &'a str) -> Access<'a, ()> {
+        Box::pin(async move { self.pools.prepare(text.to_owned()).await })
     }
 
     /// Closes the connections; waits for those in use.
-    pub async fn close(&self) {
-        self.pools.close().await;
+    pub fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            self.pools.close().await;
+        })
     }
 
     fn span(&self, name: &'static str) -> Option<Span> {
@@ -248,14 +269,18 @@ pub struct Read<'a> {
 }
 
 impl Fetch for Read<'_> {
-    async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
-        self.faults.check_reachable()?;
-        self.pools.rows(&query).await
+    fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
+        Box::pin(async move {
+            self.faults.check_reachable()?;
+            self.pools.rows(&query).await
+        })
     }
 
-    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
-        self.faults.check_reachable()?;
-        self.pools.row(&query).await
+    fn row<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Option<Row>> {
+        Box::pin(async move {
+            self.faults.check_reachable()?;
+            self.pools.row(&query).await
+        })
     }
 }
 
@@ -267,12 +292,12 @@ pub struct Snapshot {
 }
 
 impl Fetch for Snapshot {
-    async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
-        self.transaction.rows(query).await
+    fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
+        self.transaction.rows(query)
     }
 
-    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
-        self.transaction.row(query).await
+    fn row<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Option<Row>> {
+        self.transaction.row(query)
     }
 }
 

@@ -12,7 +12,7 @@ mod content;
 mod table;
 
 use super::{
-    Db, DbError, Fetch, Isolation, Migration, Query, Row, Server,
+    Access, Db, DbError, Fetch, Isolation, Migration, Query, Row, Server,
     connection::Connection,
     migrate::{self, APPLIED},
     pools::{SNAPSHOT, lock},
@@ -60,34 +60,36 @@ impl Dump {
     ///
     /// [`DbError::Schema`] where the schema is not one of `migrations`, [`DbError::Failed`] where the file
     /// cannot be written, or has not become what the schema is.
-    pub async fn copy(
-        &mut self,
-        service: &str,
-        file: &Path,
-        migrations: &[Migration],
-    ) -> Result<bool, DbError> {
-        let schema = self.server.schema(service);
-        let session = session(&mut self.transaction)?;
-        let tables = table_names(session, &schema).await?;
-        if !tables.contains(APPLIED) {
-            return Ok(false);
-        }
-        use_schema(session, &schema).await?;
-        let applied = applied(session, migrations).await?;
-        let copy = Db::open(file, applied).await?;
-        let done = copy_to_file(&mut self.transaction, &schema, tables, &copy).await;
-        copy.close().await;
-        done.map(|()| true)
+    pub fn copy<'a>(
+        &'a mut self,
+        service: &'a str,
+        file: &'a Path,
+        migrations: &'a [Migration],
+    ) -> Access<'a, bool> {
+        Box::pin(async move {
+            let schema = self.server.schema(service);
+            let session = session(&mut self.transaction)?;
+            let tables = table_names(session, &schema).await?;
+            if !tables.contains(APPLIED) {
+                return Ok(false);
+            }
+            use_schema(session, &schema).await?;
+            let applied = applied(session, migrations).await?;
+            let copy = Db::open(file, applied).await?;
+            let done = copy_to_file(&mut self.transaction, &schema, tables, &copy).await;
+            copy.close().await;
+            done.map(|()| true)
+        })
     }
 }
 
 impl Fetch for Dump {
-    async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
-        self.transaction.rows(query).await
+    fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
+        self.transaction.rows(query)
     }
 
-    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
-        self.transaction.row(query).await
+    fn row<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Option<Row>> {
+        self.transaction.row(query)
     }
 }
 
@@ -131,32 +133,35 @@ impl Fill {
     /// # Errors
     ///
     /// [`DbError::Failed`] where the schema has tables already, or has not become what the file is.
-    pub async fn copy(
-        &mut self,
-        service: &str,
-        file: &Path,
-        migrations: &[Migration],
-    ) -> Result<(), DbError> {
-        let schema = self.server.schema(service);
-        let session = session(&mut self.transaction)?;
-        // Held until the commit: a process that starts meanwhile waits before it looks.
-        let turn = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock("migrate", &schema));
-        turn.execute(&mut *session).await?;
-        if !table_names(session, &schema).await?.is_empty() {
-            let text = format!(
-                "the schema {schema} has tables already: use a database in which no mesh has its schemas, \
+    pub fn copy<'a>(
+        &'a mut self,
+        service: &'a str,
+        file: &'a Path,
+        migrations: &'a [Migration],
+    ) -> Access<'a, ()> {
+        Box::pin(async move {
+            let schema = self.server.schema(service);
+            let session = session(&mut self.transaction)?;
+            // Held until the commit: a process that starts meanwhile waits before it looks.
+            let turn =
+                sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock("migrate", &schema));
+            turn.execute(&mut *session).await?;
+            if !table_names(session, &schema).await?.is_empty() {
+                let text = format!(
+                    "the schema {schema} has tables already: use a database in which no mesh has its schemas, \
                  or others by database.schema_prefix"
-            );
-            return Err(DbError::Failed(text));
-        }
-        migrate::create_schema(session, self.server.owned(&schema)).await?;
-        use_schema(session, &schema).await?;
-        migrate::apply(session, &migrate::on_postgres(migrations)).await?;
-        let tables = table_names(session, &schema).await?;
-        let source = Db::open(file, migrations).await?;
-        let done = copy_from_file(&source, &mut self.transaction, &schema, tables).await;
-        source.close().await;
-        done
+                );
+                return Err(DbError::Failed(text));
+            }
+            migrate::create_schema(session, self.server.owned(&schema)).await?;
+            use_schema(session, &schema).await?;
+            migrate::apply(session, &migrate::on_postgres(migrations)).await?;
+            let tables = table_names(session, &schema).await?;
+            let source = Db::open(file, migrations).await?;
+            let done = copy_from_file(&source, &mut self.transaction, &schema, tables).await;
+            source.close().await;
+            done
+        })
     }
 
     /// Makes all of it durable.
@@ -164,8 +169,8 @@ impl Fill {
     /// # Errors
     ///
     /// [`DbError::InDoubt`] where the answer of the server is lost.
-    pub async fn commit(self) -> Result<(), DbError> {
-        self.transaction.commit().await
+    pub fn commit(self) -> Access<'static, ()> {
+        Box::pin(async move { self.transaction.commit().await })
     }
 }
 

@@ -6,7 +6,7 @@
 //! and whoever keeps something in memory that follows from rows must not go on as if the commit
 //! had failed.
 
-use super::{Db, DbError, Fetch, Isolation, Query, Write};
+use super::{Access, Db, DbError, Fetch, Isolation, Query, Write};
 use crate::backoff::Backoff;
 use std::time::Duration;
 
@@ -52,21 +52,23 @@ impl Write {
     ///
     /// [`DbError::Unavailable`] where the commit was lost and nothing has changed. The outcome is
     /// unknown only where `proof` itself fails, or the database was closed.
-    pub async fn commit_with_proof(self, proof: Query<'_>) -> Result<(), DbError> {
-        let db = self.db.clone();
-        let doubt = match self.commit().await {
-            Err(doubt @ DbError::InDoubt(_)) => doubt,
-            done => return done,
-        };
-        let look = || async {
-            let mut tx = db.write("db.settle", Isolation::Exclusive).await?;
-            Ok(!tx.rows(proof.clone()).await?.is_empty())
-        };
-        match db.settled(look, DbError::is_transient).await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(DbError::Unavailable(doubt.to_string())),
-            Err(_) => Err(doubt),
-        }
+    pub fn commit_with_proof(self, proof: Query<'_>) -> Access<'_, ()> {
+        Box::pin(async move {
+            let db = self.db.clone();
+            let doubt = match self.commit().await {
+                Err(doubt @ DbError::InDoubt(_)) => doubt,
+                done => return done,
+            };
+            let look = || async {
+                let mut tx = db.write("db.settle", Isolation::Exclusive).await?;
+                Ok(!tx.rows(proof.clone()).await?.is_empty())
+            };
+            match db.settled(look, DbError::is_transient).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(DbError::Unavailable(doubt.to_string())),
+                Err(_) => Err(doubt),
+            }
+        })
     }
 }
 

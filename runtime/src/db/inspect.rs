@@ -1,7 +1,7 @@
 //! What a database holds, for the commands of an operator: its schema, tables and size.
 
 use super::{
-    Db, DbError, Fetch, Migration, Query,
+    Access, Db, DbError, Fetch, Migration, Query,
     connection::Connection,
     migrate::{self, APPLIED},
     pools::Pools,
@@ -39,21 +39,23 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError::Schema`] where a newer version, or one with other texts, wrote the database.
-    pub async fn schema(&self, migrations: &[Migration]) -> Result<Schema, DbError> {
-        let names = self.table_names().await?;
-        let applied = match names.iter().any(|name| name == APPLIED) {
-            true => self.pools.applied().await?,
-            false => Vec::new(),
-        };
-        let migrations = match &self.pools {
-            Pools::Sqlite { .. } => migrate::on_sqlite(migrations),
-            Pools::Postgres { .. } => migrate::on_postgres(migrations),
-        };
-        let pending = migrate::missing(&applied, &migrations)?;
-        Ok(Schema {
-            applied: applied.iter().map(|a| a.version).max().unwrap_or(0),
-            known: migrations.last().map_or(0, |m| m.version),
-            pending: pending.iter().map(|m| m.version).collect(),
+    pub fn schema<'a>(&'a self, migrations: &'a [Migration]) -> Access<'a, Schema> {
+        Box::pin(async move {
+            let names = self.table_names().await?;
+            let applied = match names.iter().any(|name| name == APPLIED) {
+                true => self.pools.applied().await?,
+                false => Vec::new(),
+            };
+            let migrations = match &self.pools {
+                Pools::Sqlite { .. } => migrate::on_sqlite(migrations),
+                Pools::Postgres { .. } => migrate::on_postgres(migrations),
+            };
+            let pending = migrate::missing(&applied, &migrations)?;
+            Ok(Schema {
+                applied: applied.iter().map(|a| a.version).max().unwrap_or(0),
+                known: migrations.last().map_or(0, |m| m.version),
+                pending: pending.iter().map(|m| m.version).collect(),
+            })
         })
     }
 
@@ -62,15 +64,17 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError`] where the database does not answer.
-    pub async fn tables(&self) -> Result<Vec<Table>, DbError> {
-        let mut tables = Vec::new();
-        for name in self.table_names().await? {
-            if name != APPLIED {
-                let rows = self.pools.count(&name).await?;
-                tables.push(Table { name, rows });
+    pub fn tables(&self) -> Access<'_, Vec<Table>> {
+        Box::pin(async move {
+            let mut tables = Vec::new();
+            for name in self.table_names().await? {
+                if name != APPLIED {
+                    let rows = self.pools.count(&name).await?;
+                    tables.push(Table { name, rows });
+                }
             }
-        }
-        Ok(tables)
+            Ok(tables)
+        })
     }
 
     /// The size of the service's data in bytes, indexes included, write-ahead logs not.
@@ -105,22 +109,24 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError::Failed`] on another engine, or where the file cannot be written.
-    pub async fn copy_to(&self, file: &Path) -> Result<(), DbError> {
-        match &self.pools {
-            Pools::Sqlite { reader, .. } => {
-                let name = file.to_str().ok_or_else(|| {
-                    DbError::Failed(format!("{}: not a name in UTF-8", file.display()))
-                })?;
-                let mut connection = Connection::acquire(reader).await?;
-                let copy = sqlx::query("VACUUM INTO $1").bind(name);
-                copy.execute(&mut *connection).await?;
-                Ok(())
+    pub fn copy_to<'a>(&'a self, file: &'a Path) -> Access<'a, ()> {
+        Box::pin(async move {
+            match &self.pools {
+                Pools::Sqlite { reader, .. } => {
+                    let name = file.to_str().ok_or_else(|| {
+                        DbError::Failed(format!("{}: not a name in UTF-8", file.display()))
+                    })?;
+                    let mut connection = Connection::acquire(reader).await?;
+                    let copy = sqlx::query("VACUUM INTO $1").bind(name);
+                    copy.execute(&mut *connection).await?;
+                    Ok(())
+                }
+                Pools::Postgres { .. } => {
+                    let text = "a PostgreSQL database is not copied into a file";
+                    Err(DbError::Failed(text.to_owned()))
+                }
             }
-            Pools::Postgres { .. } => {
-                let text = "a PostgreSQL database is not copied into a file";
-                Err(DbError::Failed(text.to_owned()))
-            }
-        }
+        })
     }
 
     /// Whether a SQLite file is sound: its pages, indexes and constraints.
@@ -128,18 +134,20 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError::Failed`] with what is wrong.
-    pub async fn check_integrity(&self) -> Result<(), DbError> {
-        let Pools::Sqlite { reader, .. } = &self.pools else {
-            // PostgreSQL looks after its own files.
-            return Ok(());
-        };
-        let mut connection = Connection::acquire(reader).await?;
-        let check = sqlx::query_scalar("PRAGMA integrity_check(1)");
-        let problem: String = check.fetch_one(&mut *connection).await?;
-        match problem.as_str() {
-            "ok" => Ok(()),
-            problem => Err(DbError::Failed(format!("the file is damaged: {problem}"))),
-        }
+    pub fn check_integrity(&self) -> Access<'_, ()> {
+        Box::pin(async move {
+            let Pools::Sqlite { reader, .. } = &self.pools else {
+                // PostgreSQL looks after its own files.
+                return Ok(());
+            };
+            let mut connection = Connection::acquire(reader).await?;
+            let check = sqlx::query_scalar("PRAGMA integrity_check(1)");
+            let problem: String = check.fetch_one(&mut *connection).await?;
+            match problem.as_str() {
+                "ok" => Ok(()),
+                problem => Err(DbError::Failed(format!("the file is damaged: {problem}"))),
+            }
+        })
     }
 }
 

@@ -102,7 +102,7 @@ pub(super) async fn postgres(
     mode: Mode,
 ) -> Result<(), DbError> {
     // Gives the lock back when it is closed, also by a failure.
-    let mut connection = in_time(Box::pin(connect(options, schema.name))).await?;
+    let mut connection = in_time(connect(options, schema.name)).await?;
     let turn = sqlx::query("SELECT pg_advisory_lock($1)").bind(lock);
     match tokio::time::timeout(PATIENCE, turn.execute(&mut connection)).await {
         Ok(taken) => taken?,

@@ -73,11 +73,11 @@ where
     D: Engine,
     F: Future<Output = Result<Transaction, DbError>> + Send + 'static,
 {
-    in_time(Box::pin(async {
+    in_time(async {
         let connection = Connection::acquire(pool).await?;
         let ended = |e: tokio::task::JoinError| DbError::Unavailable(e.to_string());
         tokio::spawn(begin(connection)).await.map_err(ended)?
-    }))
+    })
     .await
 }
 
@@ -197,13 +197,12 @@ impl Pools {
 
     /// The rows of a query that stands alone.
     pub(super) async fn rows(&self, query: &Query<'_>) -> Result<Vec<Row>, DbError> {
-        self.repeat(|| in_time(Box::pin(self.fetch(query)))).await
+        self.repeat(|| in_time(self.fetch(query))).await
     }
 
     /// The first row of a query that stands alone.
     pub(super) async fn row(&self, query: &Query<'_>) -> Result<Option<Row>, DbError> {
-        self.repeat(|| in_time(Box::pin(self.fetch_first(query))))
-            .await
+        self.repeat(|| in_time(self.fetch_first(query))).await
     }
 
     async fn fetch_first(&self, query: &Query<'_>) -> Result<Option<Row>, DbError> {

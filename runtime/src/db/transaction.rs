@@ -31,6 +31,10 @@ pub enum Isolation {
     Committed,
 }
 
+/// An access to the database. It is boxed: the drivers' futures are deep and large, the services' calls hold many
+/// of them, and every crate that awaits one by its own type would compile it anew.
+pub type Access<'a, T> = BoxFuture<'a, Result<T, DbError>>;
+
 /// Where queries are sent: a transaction, or the connections for reading.
 pub trait Fetch: Send {
     /// The rows of a result.
@@ -38,17 +42,14 @@ pub trait Fetch: Send {
     /// # Errors
     ///
     /// As the other methods, but for what a row holds.
-    fn rows(&mut self, query: Query<'_>) -> impl Future<Output = Result<Vec<Row>, DbError>> + Send;
+    fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>>;
 
     /// The first row of a result, if there is one. It costs less than all rows, also where there is one.
     ///
     /// # Errors
     ///
     /// As [`rows`](Self::rows).
-    fn row(
-        &mut self,
-        query: Query<'_>,
-    ) -> impl Future<Output = Result<Option<Row>, DbError>> + Send;
+    fn row<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Option<Row>>;
 
     /// All rows, each read into a `T`.
     ///
@@ -188,14 +189,14 @@ impl Transaction {
     ///
     /// [`DbError`]. After an error the transaction is good for nothing but to be dropped: PostgreSQL
     /// refuses everything that follows.
-    pub async fn execute(&mut self, query: Query<'_>) -> Result<Affected, DbError> {
-        let changed = in_time(Box::pin(async {
-            match &mut self.0 {
-                Open::Sqlite(c) => Sqlite::execute(c, &query).await,
-                Open::Postgres(c) => Postgres::execute(c, &query).await,
-            }
-        }));
-        Ok(Affected(changed.await?))
+    pub fn execute<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Affected> {
+        Box::pin(in_time(async move {
+            let changed = match &mut self.0 {
+                Open::Sqlite(c) => Sqlite::execute(c, &query).await?,
+                Open::Postgres(c) => Postgres::execute(c, &query).await?,
+            };
+            Ok(Affected(changed))
+        }))
     }
 
     /// A commit in this process is never given up: however slow the disk is, the commit ends, and its
@@ -221,32 +222,31 @@ impl Transaction {
 }
 
 impl Fetch for Transaction {
-    async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
-        in_time(Box::pin(async {
+    fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
+        Box::pin(in_time(async move {
             match &mut self.0 {
                 Open::Sqlite(c) => Sqlite::rows(c, &query).await,
                 Open::Postgres(c) => Postgres::rows(c, &query).await,
             }
         }))
-        .await
     }
 
-    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
-        in_time(Box::pin(async {
+    fn row<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Option<Row>> {
+        Box::pin(in_time(async move {
             match &mut self.0 {
                 Open::Sqlite(c) => Sqlite::row(c, &query).await,
                 Open::Postgres(c) => Postgres::row(c, &query).await,
             }
         }))
-        .await
     }
 }
 
 const SLOW: &str = "the database did not answer in time";
 
-/// Bounds an access. It is boxed: the drivers' futures are deep and large, and the services' calls
-/// hold many of them.
-pub(super) async fn in_time<T>(work: BoxFuture<'_, Result<T, DbError>>) -> Result<T, DbError> {
+/// Bounds an access.
+pub(super) async fn in_time<T>(
+    work: impl Future<Output = Result<T, DbError>>,
+) -> Result<T, DbError> {
     match tokio::time::timeout(STATEMENT, work).await {
         Ok(done) => done,
         Err(_) => Err(DbError::Unavailable(SLOW.to_owned())),
@@ -274,36 +274,38 @@ impl Write {
     /// [`DbError::InDoubt`] where the answer of the database is lost, any other where nothing was
     /// changed. Where something in this process follows from the rows, a commit in doubt needs
     /// [`Db::settled`] or [`commit_with_proof`](Self::commit_with_proof).
-    pub async fn commit(self) -> Result<(), DbError> {
-        let Self {
-            transaction,
-            db,
-            name,
-            span,
-        } = self;
-        let lost = db.faults.of_commit(name);
-        let commit = tokio::spawn(async move {
-            let done = match lost {
-                None => transaction.commit().await,
-                Some(lost) => transaction.lose(lost).await,
-            };
-            drop(span);
-            done
-        });
-        match commit.await {
-            Ok(done) => done,
-            Err(e) => Err(DbError::InDoubt(e.to_string())),
-        }
+    pub fn commit(self) -> Access<'static, ()> {
+        Box::pin(async move {
+            let Self {
+                transaction,
+                db,
+                name,
+                span,
+            } = self;
+            let lost = db.faults.of_commit(name);
+            let commit = tokio::spawn(async move {
+                let done = match lost {
+                    None => transaction.commit().await,
+                    Some(lost) => transaction.lose(lost).await,
+                };
+                drop(span);
+                done
+            });
+            match commit.await {
+                Ok(done) => done,
+                Err(e) => Err(DbError::InDoubt(e.to_string())),
+            }
+        })
     }
 }
 
 impl Fetch for Write {
-    async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
-        self.transaction.rows(query).await
+    fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
+        self.transaction.rows(query)
     }
 
-    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
-        self.transaction.row(query).await
+    fn row<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Option<Row>> {
+        self.transaction.row(query)
     }
 }
 
