@@ -79,7 +79,7 @@ async fn a_study_is_followed_proposed_approved_by_another_and_applied() {
     let row = listed.lines().find(|l| l.starts_with(&study)).unwrap();
     assert!(row.contains("completed") && row.contains("2/2"), "{row}");
     let (shown, _) = developer.good(&["studies", "show", &study]);
-    assert!(shown.contains("learning_rate=0.002"), "{shown}");
+    assert!(shown.contains("learning_rate=0.003"), "{shown}");
 
     let id = proposed(&developer, &study);
     let (assessed, _) = developer.good(&["proposals", "watch", &id, "--until", "assessed"]);
