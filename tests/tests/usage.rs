@@ -297,8 +297,13 @@ impl Promising {
             .usage
             .ensure_steps(db, &allowance, self.promised, steps);
         let ensured: Result<(), Ensured> = ensured.await;
-        self.promised += if ensured.is_ok() { steps } else { 0 };
-        ensured.is_ok()
+        let is_promised = match ensured {
+            Ok(()) => true,
+            Err(Ensured::Over) => false,
+            Err(Ensured::Failed(error)) => panic!("{error}"),
+        };
+        self.promised += if is_promised { steps } else { 0 };
+        is_promised
     }
 
     /// Learns what all services have charged.
@@ -321,7 +326,7 @@ impl Promising {
 #[derive(Debug)]
 enum Ensured {
     Over,
-    Failed(#[allow(dead_code)] DbError),
+    Failed(DbError),
 }
 
 impl From<QuotaRefusal> for Ensured {
