@@ -1,18 +1,35 @@
 //! The priority of the threads that learn: below that of the threads that serve, so that calls are answered as
 //! fast while the processor is busy with learning. Where nothing else wants the processor it changes nothing.
+//!
+//! Niceness is not enough: a thread that wakes up for a call waits until the time slice of a nice thread ends,
+//! which is milliseconds. An idle thread is put aside at once. It has a share of a processor that others want
+//! all the time still, of about three thousandths, so that it ends at some time.
 
 /// Lowers the priority of this thread.
 #[cfg(target_os = "linux")]
 pub(super) fn lower() {
-    /// About a third of the share of a thread that serves, when both want the same core.
-    const NICENESS: i32 = 5;
-    // On Linux each thread has a niceness of its own.
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::warn!(%error, "a learner keeps the priority of the threads that serve");
+    use thread_priority::{
+        NormalThreadSchedulePolicy::Idle, ThreadPriority, ThreadSchedulePolicy::Normal,
+        set_thread_priority_and_policy, thread_native_id,
+    };
+
+    // An error of the niceness, which is set after the policy and means little beside it, is none.
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, Normal(Idle));
+    if !is_idle() {
+        tracing::warn!(?set, "a learner keeps the priority of the threads that serve");
     }
 }
 
-/// Other systems know the priorities of whole processes alone.
+#[cfg(target_os = "linux")]
+fn is_idle() -> bool {
+    use thread_priority::{
+        NormalThreadSchedulePolicy::Idle, ThreadSchedulePolicy::Normal, thread_schedule_policy,
+    };
+
+    thread_schedule_policy().is_ok_and(|policy| policy == Normal(Idle))
+}
+
+/// Other systems have other means.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn lower() {}
 
@@ -21,18 +38,14 @@ pub(super) fn lower() {}
 mod tests {
     use super::*;
 
-    fn niceness() -> i32 {
-        rustix::process::getpriority_process(None).unwrap()
-    }
-
     #[test]
     fn the_priority_of_one_thread_is_lowered() {
-        let before = niceness();
         let lowered = std::thread::spawn(|| {
+            let before = is_idle();
             lower();
-            niceness()
+            (before, is_idle())
         });
-        assert!(lowered.join().unwrap() > before);
-        assert_eq!(niceness(), before, "the others keep theirs");
+        assert_eq!(lowered.join().unwrap(), (false, true));
+        assert!(!is_idle(), "the others keep theirs");
     }
 }
