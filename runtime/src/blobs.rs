@@ -23,7 +23,7 @@ pub const MIGRATION: &str = include_str!("../migrations/blobs.sql");
 /// The size of a chunk in bytes; the last one of a blob may be shorter.
 const CHUNK: usize = 1 << 20;
 /// The largest content in bytes. It is written within one transaction, for which other writers wait.
-const LARGEST: usize = 64 << 20;
+pub const LARGEST: usize = 64 << 20;
 /// How many blobs one collection removes, so that other writers are not kept waiting.
 const BATCH: usize = 256;
 

@@ -15,6 +15,8 @@ mod agents;
 mod ladder;
 #[path = "main_job/promotions.rs"]
 mod promotions;
+#[path = "main_job/sizes.rs"]
+mod sizes;
 #[path = "main_job/training.rs"]
 mod training;
 

@@ -8,9 +8,10 @@ mod priorities;
 mod replay;
 
 use crate::{
-    hyper::{ParamViolation, Spec, Values},
+    hyper::{Complete, ParamViolation, Spec, Values},
     learner::{BadCheckpoint, Learner, Loss},
     policy::{Mismatch, Policy},
+    size::{Extent, Size},
 };
 use rand::SeedableRng;
 use tars_worlds::{ActionSpace, AgentSpace, Generator};
@@ -25,6 +26,9 @@ type New = fn(
 
 /// Restores a learner for an agent and a number of copies from a checkpoint.
 type Restore = fn(&AgentSpace, usize, &[u8]) -> Result<Box<dyn Learner>, BadCheckpoint>;
+
+/// What a learner for an agent may come to, with hyperparameters that are complete and within their bounds.
+type Measure = fn(&AgentSpace, &Complete, Extent) -> Size;
 
 /// A learning algorithm.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +49,7 @@ pub struct Algorithm {
     pub(crate) actions: Actions,
     pub(crate) new: New,
     pub(crate) restore: Restore,
+    pub(crate) size: Measure,
 }
 
 /// The form of actions that an algorithm can take.
@@ -118,6 +123,21 @@ impl Algorithm {
     ) -> Result<Box<dyn Learner>, NoLearner> {
         self.fits(space)?;
         (self.new)(space, values, copies.max(1), rng).map_err(NoLearner::Hyperparameters)
+    }
+
+    /// How many bytes the state of a learner may come to in a training of this extent. No learner is made.
+    ///
+    /// # Errors
+    ///
+    /// Every hyperparameter that is unknown or out of bounds.
+    pub fn size(
+        &self,
+        space: &AgentSpace,
+        values: &Values,
+        extent: Extent,
+    ) -> Result<Size, Vec<ParamViolation>> {
+        let values = self.spec.typed(values)?;
+        Ok((self.size)(space, &values, extent))
     }
 
     /// Whether a learner with these hyperparameters can [start](Learner::start_from) from a policy.

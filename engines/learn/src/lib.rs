@@ -17,6 +17,7 @@ pub mod net;
 mod on_policy;
 pub mod policy;
 pub mod presets;
+pub mod size;
 #[cfg(test)]
 mod testing;
 pub mod training;
@@ -25,3 +26,4 @@ pub use algorithm::{ALGORITHMS, Algorithm, NoLearner};
 pub use hyper::Spec;
 pub use learner::{Learner, Step, Stopped, Update};
 pub use policy::{Decision, Mismatch, Policy};
+pub use size::{Extent, Part, Size};

@@ -15,6 +15,7 @@ use crate::{
     learner::{self, BadCheckpoint, Learner, Loss, Step, Stopped, Update, WrongPolicy},
     net::Adam,
     policy::Policy,
+    size::{Ends, Extent, Part, Size, batch, chain, networks, numbers},
 };
 use acting::Acting;
 use actor_critic::ActorCritic;
@@ -24,7 +25,7 @@ use learning::{Losses, Minibatch};
 use rand::RngExt;
 use rollout::{Rollout, Shape};
 use serde::{Deserialize, Serialize};
-use tars_worlds::{Action, AgentSpace, Generator};
+use tars_worlds::{Action, ActionSpace, AgentSpace, Generator};
 
 /// What keeps Adam's quotient finite, as in the authors' implementation of PPO.
 const ADAM_EPSILON: f32 = 1e-5;
@@ -84,18 +85,42 @@ struct OnPolicy {
     order: Vec<u32>,
 }
 
-/// What a checkpoint contains; the parameters of the model are filled in when one is taken.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What a learner goes on from; what a checkpoint contains beside it are the parameters of the model.
+#[derive(Debug)]
 struct State {
     values: Complete,
-    params: Vec<f32>,
-    head_params: Vec<f32>,
     optimiser: Adam,
     head_optimiser: Adam,
     rollout: Rollout,
     /// The steps of all copies so far.
     steps: u64,
     /// The mean entropy in the last update.
+    entropy: f32,
+}
+
+/// A checkpoint, as it is read.
+#[derive(Deserialize)]
+struct Loaded {
+    values: Complete,
+    params: Vec<f32>,
+    head_params: Vec<f32>,
+    optimiser: Adam,
+    head_optimiser: Adam,
+    rollout: Rollout,
+    steps: u64,
+    entropy: f32,
+}
+
+/// The same as it is written: nothing is copied for it.
+#[derive(Serialize)]
+struct Saved<'a> {
+    values: &'a Complete,
+    params: &'a [f32],
+    head_params: &'a [f32],
+    optimiser: &'a Adam,
+    head_optimiser: &'a Adam,
+    rollout: &'a Rollout,
+    steps: u64,
     entropy: f32,
 }
 
@@ -113,8 +138,6 @@ pub(crate) fn create(
     let params = model.head.params().len();
     let state = State {
         values,
-        params: Vec::new(),
-        head_params: Vec::new(),
         optimiser: Adam::new(model.net.params().len(), ADAM_EPSILON),
         head_optimiser: Adam::new(params, ADAM_EPSILON),
         rollout: Rollout::new(shape(&plan, &model, copies)),
@@ -131,27 +154,77 @@ pub(crate) fn restore(
     copies: usize,
     checkpoint: &[u8],
 ) -> Result<Box<dyn Learner>, BadCheckpoint> {
-    let mut state: State = learner::load(method.name, checkpoint)?;
-    let typed = method.spec.typed(&state.values.values());
-    state.values = typed.map_err(|_| BadCheckpoint)?;
-    let plan = (method.plan)(&state.values);
+    let saved: Loaded = learner::load(method.name, checkpoint)?;
+    let typed = method.spec.typed(&saved.values.values());
+    let values = typed.map_err(|_| BadCheckpoint)?;
+    let plan = (method.plan)(&values);
     let mut unused = <Generator as rand::SeedableRng>::seed_from_u64(0);
     let mut model = ActorCritic::new(space, plan.hidden, &mut unused);
-    fill(&mut model, &state).ok_or(BadCheckpoint)?;
-    let fits = state.rollout.has(shape(&plan, &model, copies))
-        && model.is_action(&state.rollout.actions)
-        && state.optimiser.fits(model.net.params().len())
-        && state.head_optimiser.fits(model.head.params().len());
-    fits.then(|| Box::new(OnPolicy::new(method, plan, model, state)) as Box<dyn Learner>)
-        .ok_or(BadCheckpoint)
+    fill(&mut model, &saved).ok_or(BadCheckpoint)?;
+    let fits = saved.rollout.has(shape(&plan, &model, copies))
+        && model.is_action(&saved.rollout.actions)
+        && saved.optimiser.fits(model.net.params().len())
+        && saved.head_optimiser.fits(model.head.params().len());
+    if !fits {
+        return Err(BadCheckpoint);
+    }
+    let state = State {
+        values,
+        optimiser: saved.optimiser,
+        head_optimiser: saved.head_optimiser,
+        rollout: saved.rollout,
+        steps: saved.steps,
+        entropy: saved.entropy,
+    };
+    Ok(Box::new(OnPolicy::new(method, plan, model, state)))
 }
 
-fn fill(model: &mut ActorCritic, state: &State) -> Option<()> {
-    model.net.set_params(&state.params)?;
+/// What a learner may come to: the actor and the critic, the moments of their optimisers and the best policy so far;
+/// the rollout; a minibatch, which is the whole rollout where the plan sets none.
+pub(crate) fn size(plan: &Plan, space: &AgentSpace, extent: Extent) -> Size {
+    let Ends {
+        observation,
+        actions,
+    } = Ends::of(space);
+    let (action, mask, spreads) = match space.action {
+        ActionSpace::Discrete(_) => (1, actions, 0),
+        ActionSpace::Continuous(_) => (actions, 0, actions),
+    };
+    let hidden = plan.hidden as u64;
+    let branch = |outputs: u64| chain(&[observation, hidden, hidden, outputs]);
+    let params = branch(actions) + branch(1);
+    let rows = plan.steps as u64 * extent.copies();
+    // An observation, an action and five numbers, what followed, and what may be done.
+    let row = numbers(observation + action + 5) + NEXT + mask;
+    let outputs = 4 * hidden + actions + 1;
+    let pass = |rows: u64| batch(rows, observation, outputs, params) + rows * (observation + 1);
+    let minibatch = plan.batch.map_or(rows, |batch| rows.min(batch as u64));
+    let each = pass(minibatch) + pass(extent.copies()) + rows;
+    Size {
+        saved: [
+            // The policy has the bounds of its actions.
+            networks(4 * (params + spreads) + 3 * actions, extent),
+            Part {
+                parameter: "n_steps",
+                bytes: rows * row + numbers(extent.copies()),
+            },
+        ],
+        buffers: Part {
+            parameter: plan.batch.map_or("n_steps", |_| "batch_size"),
+            bytes: numbers(each),
+        },
+    }
+}
+
+/// The most bytes of what followed a step, as it is encoded.
+const NEXT: u64 = 5;
+
+fn fill(model: &mut ActorCritic, saved: &Loaded) -> Option<()> {
+    model.net.set_params(&saved.params)?;
     let own = model.head.params_mut();
-    let fits = own.len() == state.head_params.len();
-    let finite = state.head_params.iter().all(|p| p.is_finite());
-    (fits && finite).then(|| own.copy_from_slice(&state.head_params))
+    let fits = own.len() == saved.head_params.len();
+    let finite = saved.head_params.iter().all(|p| p.is_finite());
+    (fits && finite).then(|| own.copy_from_slice(&saved.head_params))
 }
 
 fn shape(plan: &Plan, model: &ActorCritic, copies: usize) -> Shape {
@@ -353,10 +426,15 @@ impl Learner for OnPolicy {
     }
 
     fn checkpoint(&self) -> Vec<u8> {
-        let state = State {
-            params: self.model.net.params().to_vec(),
-            head_params: self.model.head.params().to_vec(),
-            ..self.state.clone()
+        let state = Saved {
+            values: &self.state.values,
+            params: self.model.net.params(),
+            head_params: self.model.head.params(),
+            optimiser: &self.state.optimiser,
+            head_optimiser: &self.state.head_optimiser,
+            rollout: &self.state.rollout,
+            steps: self.state.steps,
+            entropy: self.state.entropy,
         };
         learner::save(self.method.name, &state)
     }

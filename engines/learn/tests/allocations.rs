@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use tars_learn::{
-    Learner, Step, Update, algorithm,
+    Extent, Learner, Step, Update, algorithm,
     hyper::{Value, Values},
 };
 use tars_worlds::{Action, ActionSpace, Copies, Generator, make_world};
@@ -87,6 +87,11 @@ const CASES: &[Case] = &[
     case("ddpg", "pendulum", &[SMALL_REPLAY], DDPG),
 ];
 
+fn values(case: &Case) -> Values {
+    let owned = |(name, value): &(&str, Value)| ((*name).to_owned(), *value);
+    case.values.iter().map(owned).collect()
+}
+
 /// A learner at work.
 struct Rig {
     copies: Copies,
@@ -123,8 +128,7 @@ impl Rig {
         let copies = Copies::new(|| make_world(case.world).unwrap(), COPIES, 1);
         let space = copies.spec().agents[0].clone();
         let mut rng = Generator::seed_from_u64(1);
-        let owned = |(name, value): &(&str, Value)| ((*name).to_owned(), *value);
-        let values: Values = case.values.iter().map(owned).collect();
+        let values = values(case);
         let algorithm = algorithm::find(case.algorithm).unwrap();
         let masked = match &space.action {
             ActionSpace::Discrete(names) => names.len(),
@@ -196,9 +200,44 @@ fn measure(case: &Case) -> Vec<Counts> {
     (0..MEASURED).map(|_| rig.step()).collect()
 }
 
+/// What a learner holds once its replay buffer is full, in bytes. Vectors that grow have room for twice as much.
+fn held(case: &Case) -> u64 {
+    let mut rig = Rig::new(case);
+    let space = rig.copies.spec().agents[0].clone();
+    let region = Region::new(GLOBAL);
+    let algorithm = algorithm::find(case.algorithm).unwrap();
+    let learner = algorithm.create(&space, &values(case), COPIES, &mut rig.rng);
+    let before = std::mem::replace(&mut rig.learner, learner.unwrap());
+    for _ in 0..FILL {
+        rig.step();
+    }
+    let change = region.change();
+    drop(before);
+    (change.bytes_allocated - change.bytes_deallocated) as u64
+}
+
+/// Within the only test, whose allocations are counted for the whole process.
+fn a_learner_holds_no_more_than_its_size_says(case: &Case) {
+    let space = make_world(case.world).unwrap().spec().agents[0].clone();
+    let extent = Extent {
+        copies: COPIES,
+        steps: (COPIES * FILL) as u64,
+    };
+    let algorithm = algorithm::find(case.algorithm).unwrap();
+    let size = algorithm.size(&space, &values(case), extent).unwrap();
+    let (held, most) = (held(case), 2 * size.checkpoint() + size.buffers.bytes);
+    assert!(
+        held <= most,
+        "{} in {}: {held} {most}",
+        case.algorithm,
+        case.world
+    );
+}
+
 #[test]
 fn learners_allocate_for_matrix_products_only() {
     for case in CASES {
+        a_learner_holds_no_more_than_its_size_says(case);
         // The test harness has a thread of its own, which allocates now and then: the least of some runs
         // counts.
         let runs: Vec<Vec<Counts>> = (0..3).map(|_| measure(case)).collect();

@@ -3,10 +3,10 @@
 mod wire;
 
 use crate::{
-    Automl, AutomlError,
-    peers::Elsewhere,
+    Automl, AutomlError, hyper,
+    peers::{Elsewhere, Most},
     store::{StudyState as State, TrialState as Ended},
-    studies::{NewStudy, StudyView, TrialEnd},
+    studies::{DEFAULT_STEPS, NewStudy, StudyView, TrialEnd},
     watch::{StudyEvent, Watcher},
 };
 use futures_util::{Stream, stream};
@@ -67,7 +67,7 @@ impl study_service_server::StudyService for Api {
             environment: asked.environment,
             owner: owner_id.clone(),
         };
-        let kind = self.automl.agent_kind(&agent_id, elsewhere).await?;
+        let kind = self.automl.agent_kind(&agent_id, elsewhere.clone()).await?;
         if asked.agent_type.is_some_and(|t| t != kind.agent_type) {
             let problem = format!("the agent {agent_id} is of type {}", kind.agent_type);
             return Err(invalid("agent_type", problem).into());
@@ -82,6 +82,12 @@ impl study_service_server::StudyService for Api {
             space(asked.search_space)?
         };
         check_against(&space, &spec)?;
+        let most = Most {
+            steps: asked.steps.unwrap_or(DEFAULT_STEPS),
+            values: hyper::largest(&space),
+        };
+        let automl = &self.automl;
+        automl.ensure_storable(&agent_id, elsewhere, most).await?;
         let new = NewStudy {
             agent_id,
             agent_type: kind.agent_type,

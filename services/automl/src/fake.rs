@@ -2,7 +2,7 @@
 
 use crate::{
     Automl, Setup,
-    peers::{AgentKind, DescribeAgents, Elsewhere, Peers},
+    peers::{AgentKind, DescribeAgents, Elsewhere, Most, Peers},
     retries::Pacing,
     store::{StudyRow, StudyState, TrialRow, TrialState},
     studies::NewStudy,
@@ -237,6 +237,10 @@ impl DescribeAgents for Handle {
             agent_type: "dqn".into(),
             environment,
         })
+    }
+
+    async fn ensure_storable(&self, _: &str, _: Elsewhere, _: Most) -> Result<(), PeerError> {
+        Ok(())
     }
 }
 

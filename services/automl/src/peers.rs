@@ -5,7 +5,10 @@
 use std::{fmt::Debug, sync::Arc};
 use tars_mesh::Channel;
 use tars_peers::{Agents, PeerError, Trainer};
-use tars_proto::orchestration::v1::ReadHyperparametersRequest;
+use tars_proto::{
+    orchestration::v1::ReadHyperparametersRequest,
+    params::{self, Params},
+};
 use tonic::async_trait;
 
 /// An agent's type and environment.
@@ -24,11 +27,26 @@ pub(crate) struct Elsewhere {
     pub(crate) owner: String,
 }
 
+/// The most that a trial may ask of a learner: its steps, and the largest value of each parameter.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Most {
+    pub(crate) steps: u64,
+    pub(crate) values: Params,
+}
+
 /// Descriptions of agents.
 #[async_trait]
 pub(crate) trait DescribeAgents: Debug + Send + Sync {
     /// An agent's type and environment; fails where its algorithm cannot learn in the other environment.
     async fn kind(&self, agent_id: &str, elsewhere: Elsewhere) -> Result<AgentKind, PeerError>;
+
+    /// Fails where what the largest of an agent's trials learns could not be stored.
+    async fn ensure_storable(
+        &self,
+        agent_id: &str,
+        elsewhere: Elsewhere,
+        most: Most,
+    ) -> Result<(), PeerError>;
 }
 
 /// Calls to Orchestration as this workload.
@@ -56,6 +74,7 @@ impl DescribeAgents for Agents {
             agent_id: agent_id.to_owned(),
             environment: elsewhere.environment,
             on_behalf_of: elsewhere.owner,
+            ..ReadHyperparametersRequest::default()
         };
         let answer = self.clone().read_hyperparameters(request).await?;
         let answer = answer.into_inner();
@@ -63,5 +82,22 @@ impl DescribeAgents for Agents {
             agent_type: answer.agent_type,
             environment: answer.environment,
         })
+    }
+
+    async fn ensure_storable(
+        &self,
+        agent_id: &str,
+        elsewhere: Elsewhere,
+        most: Most,
+    ) -> Result<(), PeerError> {
+        let request = ReadHyperparametersRequest {
+            agent_id: agent_id.to_owned(),
+            environment: elsewhere.environment,
+            on_behalf_of: elsewhere.owner,
+            steps: Some(most.steps),
+            largest: Some(params::to_struct(&most.values)),
+        };
+        self.clone().read_hyperparameters(request).await?;
+        Ok(())
     }
 }

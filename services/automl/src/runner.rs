@@ -10,7 +10,7 @@ use crate::{
     cancellation::Cancellation,
     hyper,
     ownership::lease_of,
-    peers::{AgentKind, Elsewhere},
+    peers::{AgentKind, Elsewhere, Most},
     retries::{AccessRetries, TrialRetries},
     store::{StudyRow, TrialRow, TrialState},
     studies::TrialEnd,
@@ -89,6 +89,17 @@ impl Automl {
         elsewhere: Elsewhere,
     ) -> Result<AgentKind, AutomlError> {
         Ok(self.peers.agents.kind(agent_id, elsewhere).await?)
+    }
+
+    /// Refuses a study whose largest trial would learn what could not be stored.
+    pub(crate) async fn ensure_storable(
+        &self,
+        agent_id: &str,
+        elsewhere: Elsewhere,
+        most: Most,
+    ) -> Result<(), AutomlError> {
+        let agents = &self.peers.agents;
+        Ok(agents.ensure_storable(agent_id, elsewhere, most).await?)
     }
 
     /// Resumes every study that has not ended and that no other process runs, now and whenever one

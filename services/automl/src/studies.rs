@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 const MAX_INTERMEDIATE: usize = 1000;
 const DEFAULT_TRIALS: u32 = 100;
-const DEFAULT_STEPS: u64 = 20_000;
+pub(crate) const DEFAULT_STEPS: u64 = 20_000;
 
 /// The parameters of a new study.
 #[derive(Debug)]

@@ -421,6 +421,11 @@ impl orchestration_service_server::OrchestrationService for Api {
                 .0
                 .searchable(slot, &asked.on_behalf_of, asked.environment)?,
         };
+        if let Some(steps) = asked.steps {
+            let place = (asked.on_behalf_of.as_str(), environment.as_str());
+            let largest = agents::values(asked.largest)?;
+            self.0.ensure_storable(slot, place, largest, steps)?;
+        }
         let tenure = self.0.tenure()?;
         let live = slot.current()?;
         Orchestration::confirm(&tenure)?;

@@ -97,6 +97,7 @@ impl Orchestration {
         reload: Reload,
     ) -> Result<(Arc<LiveAgent>, Rollout), OrchestrationError> {
         agent.check(&reload.values)?;
+        self.ensure_usable(&agent, &reload.values)?;
         let this = Arc::clone(self);
         let made = to_the_end(async move { this.do_reload(&agent, reload).await }).await?;
         let rollout = self.rollout(made.position).await?;

@@ -10,7 +10,7 @@
 mod priority;
 mod steering;
 
-pub(crate) use steering::{Durable, Event, Followed, Follows, Live};
+pub(crate) use steering::{Checkpoint, Durable, Event, Followed, Follows, Live};
 
 use crate::{OrchestrationError, task::Task};
 use parking_lot::Mutex;

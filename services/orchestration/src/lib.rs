@@ -26,6 +26,7 @@ mod rules;
 mod serving;
 mod sessions;
 mod shield;
+mod size;
 mod solvers;
 mod stage;
 mod steps;

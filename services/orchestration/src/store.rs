@@ -33,7 +33,8 @@ pub(crate) use plans::{
 pub(crate) use reports::{AgentReport, Group, Report, drop_old_reports, insert_reports};
 pub(crate) use runs::{
     Others, RunRow, RunState, Unfinished, complete_run, count_steps, end_run, insert_run,
-    leave_run, pause_run, paused, promised_steps, proof_of_run, run_in, set_state, unfinished,
+    leave_run, pause_run, paused, promised_steps, proof_of_run, run_in, set_checkpoint_step,
+    set_state, unfinished,
 };
 pub(crate) use sessions::{
     SessionBody, SessionRow, close_session, delete_old_sessions, insert_session, open_sessions,
@@ -171,6 +172,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0034_ways_back_before.sql"),
     ),
     Migration::new(35, "usage set aside", usage::SET_ASIDE),
+    Migration::new(
+        36,
+        "checkpoint steps",
+        include_str!("../migrations/0036_checkpoint_steps.sql"),
+    ),
 ];
 
 /// Which versions of an agent stand where on the ladder.

@@ -4,11 +4,12 @@
 use crate::{
     OrchestrationError,
     hosts::External,
+    size,
     store::{Plan, PlannedLearner, RunRow},
 };
 use std::{collections::BTreeMap, sync::Arc};
 use tars_learn::{
-    Policy,
+    Extent, Policy, Size,
     algorithm::{self, Algorithm},
     hyper::Values,
     training::{Evaluation, Learned, MakeWorld, Member, Outcome, Player, Training},
@@ -108,13 +109,24 @@ impl Task {
 
     /// Checks everything that can be checked before the training begins.
     pub(crate) fn check(&self) -> Result<(), OrchestrationError> {
+        let extent = Extent {
+            copies: self.copies()?,
+            steps: self.steps,
+        };
+        let mut sizes = Vec::with_capacity(self.learners.len());
         for learning in &self.learners {
-            self.check_learning(learning)?;
+            let size = self.check_learning(learning, extent)?;
+            sizes.push((learning.agent.as_str(), size));
         }
-        Ok(())
+        size::check(&sizes).map_err(OrchestrationError::Hyperparameters)
     }
 
-    fn check_learning(&self, learning: &Learning) -> Result<(), OrchestrationError> {
+    /// Returns what the learner may come to.
+    fn check_learning(
+        &self,
+        learning: &Learning,
+        extent: Extent,
+    ) -> Result<Size, OrchestrationError> {
         let algorithm = find(&learning.algorithm)?;
         let checked = algorithm.spec.check(&learning.values);
         checked.map_err(OrchestrationError::Hyperparameters)?;
@@ -123,7 +135,10 @@ impl Task {
             None => space(&self.environment, &learning.agent),
         };
         let unknown = || OrchestrationError::Environment(self.environment.clone());
-        Ok(algorithm.fits(&space.ok_or_else(unknown)?)?)
+        let space = space.ok_or_else(unknown)?;
+        algorithm.fits(&space)?;
+        let size = algorithm.size(&space, &learning.values, extent);
+        size.map_err(OrchestrationError::Hyperparameters)
     }
 
     /// How many copies of the environment are stepped together: what the most demanding learner is meant
@@ -291,5 +306,39 @@ mod tests {
         wrong.learners[0].values = Values::from([("gamma".to_owned(), Value::Number(7.0))]);
         let wrong = refused(wrong);
         assert!(matches!(wrong, E::Hyperparameters(_)), "{wrong}");
+    }
+
+    #[test]
+    fn a_state_that_could_not_be_stored_is_refused_before_it_begins() {
+        let number = |name: &str, n: f64| Values::from([(name.to_owned(), Value::Number(n))]);
+        let large = |algorithm: &str, agent: &str, values: Values| {
+            let mut task = task(algorithm, "mesh", agent);
+            task.steps = 10_000_000;
+            task.learners[0].values = values;
+            task
+        };
+        for (algorithm, agent, name, most) in [
+            ("dqn", "policy", "buffer_size", 1e7),
+            ("ddpg", "resource", "buffer_size", 1e7),
+        ] {
+            let refused = large(algorithm, agent, number(name, most)).check();
+            let OrchestrationError::Hyperparameters(wrong) = refused.unwrap_err() else {
+                panic!("{algorithm}");
+            };
+            assert_eq!(wrong[0].name, name);
+            let few = Task {
+                steps: 1_000,
+                ..large(algorithm, agent, number(name, most))
+            };
+            few.check().unwrap();
+            large(algorithm, agent, Values::new()).check().unwrap();
+        }
+        let mut wide = number("n_steps", 1e4);
+        wide.extend(number("hidden_dim", 512.0));
+        let refused = large("a2c", "consensus", wide).check().unwrap_err();
+        assert!(
+            matches!(refused, OrchestrationError::Hyperparameters(_)),
+            "{refused}"
+        );
     }
 }

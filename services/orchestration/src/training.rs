@@ -22,10 +22,16 @@ use crate::{
     agents::Agent,
     learners::{Owner, Running, Stop},
     store::{self, MemberRow, RunRow, RunState, WorkToken},
-    task::{Task, position},
+    task::{Learning, Task, position},
 };
 use parking_lot::Mutex;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use start::DEFAULT_STEPS;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tars_learn::hyper::Values;
 use tars_runtime::{page, tasks::to_the_end};
 use uuid::Uuid;
 
@@ -162,6 +168,54 @@ impl Orchestration {
         let space = &spec.agents[position(&spec, agent.id())];
         agent.definition.algorithm.fits(space)?;
         Ok(environment)
+    }
+
+    /// Refuses values whose learner could not be stored after as many steps, in an environment that a caller may use.
+    pub(crate) fn ensure_storable(
+        &self,
+        agent: &Agent,
+        (caller, environment): (&str, &str),
+        values: Values,
+        steps: u64,
+    ) -> Result<(), OrchestrationError> {
+        let task = Task {
+            environment: environment.to_owned(),
+            learners: vec![Learning {
+                agent: agent.id().to_owned(),
+                algorithm: agent.definition.algorithm.name.to_owned(),
+                values,
+                start: None,
+            }],
+            frozen: BTreeMap::new(),
+            seed: 0,
+            steps,
+            reports: REPORTS,
+            evaluation_episodes: EVAL_EPISODES,
+            external: self.hosts.external(caller, environment),
+        };
+        task.check()
+    }
+
+    /// Refuses values that an agent could not learn by in a run of the usual length where it lives. Those that are
+    /// refused for what was live before do not make it worse.
+    pub(crate) fn ensure_usable(
+        &self,
+        agent: &Agent,
+        given: &Values,
+    ) -> Result<(), OrchestrationError> {
+        let mut values = agent.live().row.hyperparameters.clone();
+        values.extend(given.clone());
+        let home = ("", agent.definition.environment.as_str());
+        match self.ensure_storable(agent, home, values, DEFAULT_STEPS) {
+            Err(OrchestrationError::Hyperparameters(mut wrong)) => {
+                wrong.retain(|violation| given.contains_key(&violation.name));
+                match wrong.is_empty() {
+                    true => Ok(()),
+                    false => Err(OrchestrationError::Hyperparameters(wrong)),
+                }
+            }
+            other => other,
+        }
     }
 
     /// Starts a run whose result does not become live, as a part of work that one process of another

@@ -53,6 +53,7 @@ pub(super) const ALGORITHM: Algorithm = Algorithm {
         Ok(Box::new(Ddpg::new(space, params, copies, rng)))
     },
     restore: |space, copies, bytes| Ok(Box::new(state::restore(space, copies, bytes)?)),
+    size: state::size,
 };
 
 /// A DDPG learner.

@@ -40,6 +40,7 @@ pub(super) const ALGORITHM: Algorithm = Algorithm {
     actions: Actions::Discrete,
     new: |space, values, _, rng| Ok(Box::new(Dqn::new(space, Params::from_values(values)?, rng))),
     restore: |space, _, bytes| Ok(Box::new(state::restore(space, bytes)?)),
+    size: state::size,
 };
 
 /// A DQN learner.
@@ -154,12 +155,11 @@ impl Dqn {
     fn new(space: &AgentSpace, params: Params, rng: &mut Generator) -> Self {
         let widths = widths(space);
         let online = net(widths.observation, space.action.len(), &params, rng);
-        let tree = || Priorities::new(params.buffer_size);
         Self {
             target: online.clone(),
             adam: Adam::new(online.params().len(), 1e-8),
             replay: Replay::new(widths, params.buffer_size),
-            priorities: params.prioritized_replay.then(tree),
+            priorities: params.prioritized_replay.then(Priorities::new),
             counters: Counters {
                 steps: 0,
                 episodes: 0,

@@ -18,6 +18,7 @@ pub(crate) const ALGORITHM: Algorithm = Algorithm {
     actions: Actions::Any,
     new: |space, values, copies, rng| on_policy::create(&METHOD, space, values, copies, rng),
     restore: |space, copies, checkpoint| on_policy::restore(&METHOD, space, copies, checkpoint),
+    size: |space, values, extent| on_policy::size(&plan(values), space, extent),
 };
 
 static METHOD: Method = Method {

@@ -24,11 +24,27 @@ pub(crate) struct Leaves {
 }
 
 impl Priorities {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            sums: vec![0.0; 2 * capacity.next_power_of_two()],
-            largest: 1.0,
+    /// A tree without transitions. It grows with them.
+    pub(crate) fn new() -> Self {
+        Self::over(&[], 1.0)
+    }
+
+    /// The smallest tree with these leaves. What a larger one adds are zeros, which change no sum and no draw.
+    fn over(leaves: &[f64], largest: f64) -> Self {
+        let half = leaves.len().next_power_of_two();
+        let mut sums = vec![0.0; 2 * half];
+        sums[half..][..leaves.len()].copy_from_slice(leaves);
+        for node in (1..half).rev() {
+            sums[node] = sums[2 * node] + sums[2 * node + 1];
         }
+        Self { sums, largest }
+    }
+
+    /// Makes room for twice as many leaves.
+    fn grow(&mut self) {
+        let mut leaves = self.sums[self.leaf(0)..].to_vec();
+        leaves.resize(2 * leaves.len(), 0.0);
+        *self = Self::over(&leaves, self.largest);
     }
 
     fn leaf(&self, at: usize) -> usize {
@@ -48,6 +64,9 @@ impl Priorities {
     }
 
     fn set(&mut self, at: usize, priority: f64) {
+        while at >= self.leaf(0) {
+            self.grow();
+        }
         let mut node = self.leaf(at);
         self.sums[node] = priority;
         while node > 1 {
@@ -99,14 +118,7 @@ impl Priorities {
         if leaves.priorities.len() != count || count > capacity || !valid {
             return None;
         }
-        let mut tree = Self::new(capacity);
-        let first = tree.leaf(0);
-        tree.sums[first..][..count].copy_from_slice(&leaves.priorities);
-        for node in (1..first).rev() {
-            tree.sums[node] = tree.sums[2 * node] + tree.sums[2 * node + 1];
-        }
-        tree.largest = leaves.largest;
-        Some(tree)
+        Some(Self::over(&leaves.priorities, leaves.largest))
     }
 }
 
@@ -118,7 +130,7 @@ mod tests {
 
     #[test]
     fn transitions_are_drawn_in_proportion_to_their_priorities() {
-        let mut tree = Priorities::new(5);
+        let mut tree = Priorities::new();
         let errors = [0.0, 1.0, 2.0, 4.0, 1.0];
         for (at, error) in errors.iter().enumerate() {
             tree.insert(at);
@@ -139,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_restored_tree_is_the_same_to_the_bit_and_damaged_leaves_are_refused() {
-        let mut tree = Priorities::new(7);
+        let mut tree = Priorities::new();
         let rng = &mut Generator::seed_from_u64(1);
         for at in 0..6 {
             tree.insert(at);
@@ -152,5 +164,30 @@ mod tests {
         let mut negative = leaves;
         negative.priorities[2] = -1.0;
         assert!(Priorities::restore(7, 6, &negative).is_none());
+    }
+
+    #[test]
+    fn a_tree_that_grew_draws_as_one_that_was_large_from_the_start() {
+        let mut grown = Priorities::new();
+        let mut large = Priorities::over(&[0.0; 64], 1.0);
+        let rng = &mut Generator::seed_from_u64(1);
+        for at in 0..37 {
+            let error = rng.random();
+            for tree in [&mut grown, &mut large] {
+                tree.insert(at);
+                tree.update(at / 2, error, 0.6);
+            }
+            let count = at + 1;
+            for draw in 0..8 {
+                let seed = rng.random();
+                let pick = |tree: &Priorities| {
+                    let rng = &mut Generator::seed_from_u64(seed);
+                    let at = tree.pick(draw, 8, count, rng);
+                    (at, tree.weight(at, count, 0.4).to_bits())
+                };
+                assert_eq!(pick(&grown), pick(&large));
+            }
+        }
+        assert_eq!(grown.sums.len(), 128);
     }
 }

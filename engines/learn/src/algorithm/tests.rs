@@ -269,3 +269,80 @@ fn algorithms_refuse_agents_that_they_cannot_act_for() {
         assert!(algorithm.fits(&blind).is_err());
     }
 }
+
+/// What an agent of a world may come to with some values, in as many steps.
+fn size(algorithm: &Algorithm, world: &str, values: &Values, steps: u64) -> Size {
+    let space = make_world(world).unwrap().spec().agents[0].clone();
+    let extent = Extent {
+        copies: COPIES,
+        steps,
+    };
+    algorithm.size(&space, values, extent).unwrap()
+}
+
+#[test]
+fn the_size_bounds_the_checkpoint_of_a_learner_that_is_full() {
+    // A thousand transitions, and several rollouts.
+    const FULL: u32 = 400;
+    for algorithm in ALGORITHMS {
+        for world in worlds(algorithm) {
+            let mut rig = Rig::new(algorithm, world, 5);
+            rig.run(FULL);
+            let size = size(algorithm, world, &thorough(algorithm), u64::from(FULL) * 3);
+            let (most, policy) = (size.checkpoint(), rig.learner.policy().to_bytes());
+            let saved = (rig.learner.checkpoint().len() + policy.len()) as u64;
+            assert!(
+                saved <= most,
+                "{} in {world}: {saved} {most}",
+                algorithm.name
+            );
+            // It is no more than that, apart from the descriptions and the ends of episodes.
+            let least = most - (17 << 10) - 4 * u64::from(FULL) * 3;
+            assert!(
+                saved > least,
+                "{} in {world}: {saved} {most}",
+                algorithm.name
+            );
+        }
+    }
+}
+
+#[test]
+fn a_size_is_that_of_what_is_learned_from_and_grows_with_its_parameters() {
+    for algorithm in ALGORITHMS {
+        let world = worlds(algorithm).next().unwrap();
+        let of = |name: &str, n: f64, steps: u64| {
+            let values = values(&[(name, Value::Number(n))]);
+            size(algorithm, world, &values, steps)
+        };
+        let wide = of("hidden_dim", 512.0, 1_000);
+        assert_eq!(wide.largest_saved().parameter, "hidden_dim");
+        let narrow = of("hidden_dim", 16.0, 1_000);
+        assert!(narrow.checkpoint() < wide.checkpoint());
+        let memory = narrow.saved[1].parameter;
+        let long = of(memory, 10_000.0, 10_000_000);
+        assert_eq!(long.largest_saved().parameter, memory, "{}", algorithm.name);
+        assert!(long.saved[1].bytes > 5 * of(memory, 1_000.0, 10_000_000).saved[1].bytes);
+        if memory == "buffer_size" {
+            // A buffer does not become larger than what is put into it.
+            let few = of(memory, 1e7, 5_000).saved[1].bytes;
+            assert_eq!(few, of(memory, 5_003.0, 5_000).saved[1].bytes);
+            assert!(few < of(memory, 1e7, 1_000_000_000).saved[1].bytes / 1_000);
+        }
+    }
+}
+
+#[test]
+fn values_out_of_bounds_have_no_size() {
+    let space = make_world("cartpole").unwrap().spec().agents[0].clone();
+    let extent = Extent {
+        copies: 1,
+        steps: 1,
+    };
+    let dqn = find("dqn").unwrap();
+    for (name, number) in [("buffer_size", 1e9), ("hidden_dim", 0.0), ("n_steps", 5.0)] {
+        let wrong = values(&[(name, Value::Number(number))]);
+        let refused = dqn.size(&space, &wrong, extent).unwrap_err();
+        assert_eq!(refused[0].name, name);
+    }
+}

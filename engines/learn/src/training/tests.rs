@@ -1,9 +1,9 @@
 use super::seats::Seats;
 use super::*;
-use crate::hyper::Value;
+use crate::{hyper::Value, size::Extent};
 use std::cell::Cell;
 use tars_worlds::world::BadSnapshot;
-use tars_worlds::{Controller, Observations, TimeStep, WorldSpec, make_world};
+use tars_worlds::{AgentSpace, Controller, Observations, TimeStep, WorldSpec, make_world};
 
 /// What happened, and when to interfere.
 #[derive(Default)]
@@ -421,4 +421,54 @@ fn an_agent_that_holds_takes_the_first_action_that_it_may() {
     let mut lowest = Action::Continuous(vec![-1.0]);
     Seats::new(&Player::Hold, 1).act(0, &[], &[], &mut lowest);
     assert_eq!(lowest, Action::Continuous(vec![-1.0]));
+}
+
+/// What the learners of a training may come to.
+fn sizes(training: &Training) -> u64 {
+    let world = (training.world)();
+    let extent = Extent {
+        copies: training.copies,
+        steps: training.steps,
+    };
+    let of = |(space, member): (&AgentSpace, &Member)| match member {
+        Member::Plays(_) => 0,
+        Member::Learns {
+            algorithm, values, ..
+        } => {
+            let size = find(algorithm).unwrap().size(space, values, extent);
+            size.unwrap().checkpoint()
+        }
+    };
+    let agents = world.spec().agents.iter();
+    agents.zip(&training.members).map(of).sum()
+}
+
+#[test]
+fn a_checkpoint_is_no_larger_than_its_learners_and_its_worlds_may_be() {
+    // The worlds, what rules remember, and the evaluations.
+    const ROOM: u64 = 64 << 10;
+    let mut trainings = trainings();
+    let mesh = ["dqn", "a2c", "ppo", "ddpg"];
+    let mut all = training("mesh", mesh.map(learns_by_default).to_vec());
+    all.copies = 8;
+    trainings.push(all);
+    for training in trainings {
+        let most = sizes(&training) + ROOM;
+        let last = training.steps - training.copies as u64;
+        let mut owner = Owner {
+            checkpoint_at: Some(last),
+            ..Owner::default()
+        };
+        training.execute(None, &mut owner).unwrap();
+        let saved = owner.checkpoint.unwrap().len() as u64;
+        assert!(saved <= most, "{saved} {most}");
+    }
+}
+
+fn learns_by_default(algorithm: &str) -> Member {
+    Member::Learns {
+        algorithm: algorithm.into(),
+        values: Values::new(),
+        start: None,
+    }
 }

@@ -56,6 +56,7 @@ fn training_run(view: RunView) -> TrainingRun {
         final_return: row.final_return,
         error: row.error,
         error_reason: row.error_reason,
+        checkpoint_step: row.checkpoint_step.map(unsigned),
         started_at: row.running_us.map(timestamp),
         ended_at: row
             .ended_us

@@ -16,7 +16,10 @@ pub(super) fn lower() {
     // An error of the niceness, which is set after the policy and means little beside it, is none.
     let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, Normal(Idle));
     if !is_idle() {
-        tracing::warn!(?set, "a learner keeps the priority of the threads that serve");
+        tracing::warn!(
+            ?set,
+            "a learner keeps the priority of the threads that serve"
+        );
     }
 }
 

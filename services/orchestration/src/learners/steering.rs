@@ -24,9 +24,19 @@ pub(crate) enum Event {
     Began,
     /// A report, and the versions of the hyperparameters that the learners follow; none in an evaluation.
     Progress(Progress, Vec<i64>),
-    /// Everything up to here, and the versions of the hyperparameters that the learners follow.
-    Checkpoint(Vec<u8>, Vec<i64>),
+    /// Everything up to here.
+    Checkpoint(Checkpoint),
     Ended(Result<Option<Outcome>, TrainingError>),
+}
+
+/// A checkpoint of a run.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    pub(crate) bytes: Vec<u8>,
+    /// The steps before it.
+    pub(crate) step: u64,
+    /// The versions of the hyperparameters that the learners follow.
+    pub(crate) versions: Vec<i64>,
 }
 
 /// The live hyperparameters that a learner follows.
@@ -199,8 +209,12 @@ impl Control for Steering {
     fn checkpoint(&mut self, checkpoint: Option<Vec<u8>>) {
         if let (Some(bytes), Some(following)) = (checkpoint, &self.following) {
             // A receiver that went away needs none.
-            let event = Event::Checkpoint(bytes, following.versions());
-            self.sender.blocking_send(event).ok();
+            let taken = Checkpoint {
+                bytes,
+                step: self.signal.reached(),
+                versions: following.versions(),
+            };
+            self.sender.blocking_send(Event::Checkpoint(taken)).ok();
         }
     }
 
@@ -258,7 +272,8 @@ mod tests {
 
     fn versions(events: &mut mpsc::Receiver<Event>) -> Vec<i64> {
         match events.try_recv() {
-            Ok(Event::Progress(_, versions) | Event::Checkpoint(_, versions)) => versions,
+            Ok(Event::Progress(_, versions)) => versions,
+            Ok(Event::Checkpoint(taken)) => taken.versions,
             other => panic!("{other:?}"),
         }
     }

@@ -127,6 +127,8 @@ pub(crate) struct RunRow {
     pub(crate) rate: Option<f64>,
     /// The user for whom it runs; empty for runs from before that was recorded.
     pub(crate) owner: String,
+    /// The steps before the last checkpoint that was stored; `None` before the first.
+    pub(crate) checkpoint_step: Option<i64>,
 }
 
 /// A run that has not ended, with the agents that it trains.
@@ -137,10 +139,10 @@ pub(crate) struct Unfinished {
 }
 
 const RUN: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
-                   final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate, owner \
+                   final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate, owner, checkpoint_step \
                    FROM training_runs WHERE id = $1";
 const RUNS: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
-                    final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate, owner \
+                    final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate, owner, checkpoint_step \
                     FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
 /// The newest first.
 const UNFINISHED: &str = "SELECT r.id, m.agent_id FROM training_runs r JOIN run_members m ON m.run_id = r.id \
@@ -160,6 +162,7 @@ const PROMISED: &str = "SELECT CAST(COALESCE(SUM(steps - steps_done), 0) AS BIGI
 const INSERT: &str = "INSERT INTO training_runs (id, agent_id, environment, others, state, steps, steps_done, \
                       episodes_done, seed, final_return, error, started_us, running_us, ended_us, owner) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+const CHECKPOINT: &str = "UPDATE training_runs SET checkpoint_step = $1 WHERE id = $2";
 const END: &str = "UPDATE training_runs SET state = $1, steps_done = $2, episodes_done = $3, final_return = $4, \
                    error = $5, error_reason = $6, ended_us = $7 WHERE id = $8";
 
@@ -186,6 +189,7 @@ impl FromRow for RunRow {
             last_report: row.get("last_report")?,
             rate: row.get("rate")?,
             owner: row.get("owner")?,
+            checkpoint_step: row.get("checkpoint_step")?,
         })
     }
 }
@@ -222,6 +226,16 @@ impl Store {
         tx.execute(begin).await?.any();
         Ok(tx.commit().await?)
     }
+}
+
+/// Shows how far the newest checkpoint of a run is.
+pub(crate) async fn set_checkpoint_step(
+    tx: &mut Transaction,
+    id: Uuid,
+    step: i64,
+) -> Result<(), OrchestrationError> {
+    let set = Query::new(CHECKPOINT).bind(step).bind(id);
+    Ok(tx.execute(set).await?.one()?)
 }
 
 /// Reads a run in a transaction.

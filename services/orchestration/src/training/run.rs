@@ -10,7 +10,7 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, Installed, LiveAgent},
     hosts,
-    learners::{Event, Running, Stop},
+    learners::{Checkpoint, Event, Running, Stop},
     leases::{Fences, LearnerLeases},
     serving::Rollout,
     store::{self, Group, Report, RunRow, RunState},
@@ -166,9 +166,8 @@ impl OwnedRun {
                         self.journal.push(self.report(&progress, versions));
                     }
                 }
-                Some(Event::Checkpoint(bytes, versions)) => {
-                    self.store_checkpoint_or_go_on(bytes, reported, &versions)
-                        .await?;
+                Some(Event::Checkpoint(taken)) => {
+                    self.store_checkpoint_or_go_on(taken, reported).await?;
                 }
                 Some(Event::Ended(result)) => return result.map_err(OrchestrationError::from),
                 None if self.stop.is_stopped() => return Ok(None),
@@ -203,14 +202,14 @@ impl OwnedRun {
         Ok(())
     }
 
-    /// A run whose checkpoint cannot be stored goes on, and would be resumed from the one before.
+    /// A run whose checkpoint cannot be stored goes on, and would be resumed from the one before, whose step its row
+    /// shows.
     async fn store_checkpoint_or_go_on(
         &self,
-        bytes: Vec<u8>,
+        taken: Checkpoint,
         reported: i64,
-        versions: &[i64],
     ) -> Result<(), OrchestrationError> {
-        match self.store_checkpoint(bytes, reported, versions).await {
+        match self.store_checkpoint(taken, reported).await {
             Err(lost @ OrchestrationError::NotOwned(_)) => Err(lost),
             Err(error) => {
                 tracing::warn!(run = %self.id, %error, "a checkpoint of a training run could not be stored");
@@ -223,9 +222,8 @@ impl OwnedRun {
     /// Stores a checkpoint after the reports before it, so that none is missing when the run is resumed.
     async fn store_checkpoint(
         &self,
-        bytes: Vec<u8>,
+        taken: Checkpoint,
         reported: i64,
-        versions: &[i64],
     ) -> Result<(), OrchestrationError> {
         self.store_reports().await?;
         let Orchestration {
@@ -233,8 +231,10 @@ impl OwnedRun {
         } = &*self.service;
         let begun = store.begin_for_run("run_plans.checkpoint", &self.fences);
         let mut tx = begun.await?;
-        let blob = checkpoints.blobs().put(&mut tx, bytes).await?;
-        store::put_checkpoint(&mut tx, self.id, &blob, reported, versions).await?;
+        let step = i64::try_from(taken.step).unwrap_or(i64::MAX);
+        let blob = checkpoints.blobs().put(&mut tx, taken.bytes).await?;
+        store::put_checkpoint(&mut tx, self.id, &blob, reported, &taken.versions).await?;
+        store::set_checkpoint_step(&mut tx, self.id, step).await?;
         Ok(tx.commit().await?)
     }
 

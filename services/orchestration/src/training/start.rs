@@ -23,7 +23,7 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-const DEFAULT_STEPS: u64 = 20_000;
+pub(super) const DEFAULT_STEPS: u64 = 20_000;
 
 /// A request to train agents.
 #[derive(Debug, Clone, Default)]
@@ -87,6 +87,7 @@ impl Orchestration {
         let leases = leases?;
         leases.fences().enforce(&mut turn).await?;
         let draft = self.draft(&start, &team, frozen, seed);
+        draft.task.check()?;
         self.ensure_within_quota(&mut turn, &start, &draft.row)
             .await?;
         self.write_run(&mut turn, &draft, &start.by).await?;
@@ -242,6 +243,7 @@ fn queued(team: &Team, others: Others, steps: u64, seed: u64, now_us: i64) -> Ru
         last_report: 0,
         rate: None,
         owner: String::new(),
+        checkpoint_step: None,
     }
 }
 

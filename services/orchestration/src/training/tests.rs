@@ -3,6 +3,7 @@
 mod elsewhere;
 mod pausing;
 mod quotas;
+mod sizes;
 
 use super::*;
 use crate::{

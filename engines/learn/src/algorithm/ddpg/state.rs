@@ -1,4 +1,4 @@
-//! Checkpoints of DDPG.
+//! Checkpoints of DDPG, and how large they may become.
 
 use super::{Counters, Ddpg, NAME, critic::Saved, noise::Noise, params::Params, widths};
 use crate::{
@@ -6,6 +6,7 @@ use crate::{
     hyper::Complete,
     learner::{self, BadCheckpoint},
     net::Adam,
+    size::{Ends, Extent, Part, Size, batch, chain, networks, numbers},
 };
 use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
@@ -72,4 +73,41 @@ fn put(ddpg: &mut Ddpg, space: &AgentSpace, copies: usize, state: State<'_>) -> 
     ddpg.noise = state.noise.into_owned();
     ddpg.counters = state.counters;
     Some(())
+}
+
+/// The two actors and critics, the moments of their optimisers and the best policy so far; the transitions and the
+/// noise; a minibatch.
+pub(super) fn size(space: &AgentSpace, values: &Complete, extent: Extent) -> Size {
+    let Ends {
+        observation,
+        actions,
+    } = Ends::of(space);
+    let hidden = values.count("hidden_dim") as u64;
+    let actor = chain(&[observation, hidden, hidden, actions]);
+    let critic = chain(&[observation, hidden]) + chain(&[hidden + actions, hidden, 1]);
+    let noise = extent.copies() * actions;
+    let rows = extent.transitions(values.count("buffer_size"));
+    let picks = values.count("batch_size") as u64;
+    let of_actor = batch(picks, observation, 2 * hidden + actions, actor);
+    let of_critic = batch(
+        picks,
+        observation + hidden + actions,
+        2 * hidden + 1,
+        critic,
+    );
+    let joint = picks * (2 * observation + 3 * actions + hidden + 4);
+    Size {
+        saved: [
+            // The policy has the bounds of its actions.
+            networks(5 * actor + 6 * critic + 2 * actions + noise, extent),
+            Part {
+                parameter: "buffer_size",
+                bytes: rows * numbers(2 * observation + actions + 2),
+            },
+        ],
+        buffers: Part {
+            parameter: "batch_size",
+            bytes: numbers(of_actor + of_critic + joint),
+        },
+    }
 }

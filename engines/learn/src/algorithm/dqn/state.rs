@@ -1,4 +1,4 @@
-//! Checkpoints of DQN.
+//! Checkpoints of DQN, and how large they may become.
 
 use super::{Counters, Dqn, NAME, params::Params, widths};
 use crate::{
@@ -9,6 +9,7 @@ use crate::{
     hyper::Complete,
     learner::{self, BadCheckpoint},
     net::Adam,
+    size::{Ends, Extent, Part, Size, batch, chain, networks, numbers},
 };
 use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
@@ -75,4 +76,32 @@ fn put_replay(dqn: &mut Dqn, space: &AgentSpace, state: State<'_>) -> Option<()>
     dqn.replay = state.replay.into_owned();
     dqn.counters = counters;
     Some(())
+}
+
+/// The online and the target network, the two moments of the optimiser and the best policy so far; the transitions
+/// with their masks and priorities; a minibatch, and the tree over the priorities.
+pub(super) fn size(space: &AgentSpace, values: &Complete, extent: Extent) -> Size {
+    let ends = Ends::of(space);
+    let hidden = values.count("hidden_dim") as u64;
+    let heads = ends.actions + u64::from(values.flag("dueling"));
+    let params = chain(&[ends.observation, hidden, hidden, heads]);
+    let rows = extent.transitions(values.count("buffer_size"));
+    let prioritized = u64::from(values.flag("prioritized_replay"));
+    let transition = numbers(2 * ends.observation + 3) + ends.actions + 8 * prioritized;
+    let picks = values.count("batch_size") as u64;
+    let pass = batch(picks, ends.observation, 2 * hidden + heads, params);
+    let tree = 16 * rows.next_power_of_two() * prioritized;
+    Size {
+        saved: [
+            networks(5 * params, extent),
+            Part {
+                parameter: "buffer_size",
+                bytes: rows * transition,
+            },
+        ],
+        buffers: Part {
+            parameter: "batch_size",
+            bytes: numbers(2 * pass + picks * (2 * ends.observation + 6)) + tree,
+        },
+    }
 }

@@ -147,8 +147,6 @@ impl Case {
         rollout.finish(&self.last_values, plan.horizon);
         let state = State {
             values: METHOD.spec.typed(&Values::new()).unwrap(),
-            params: Vec::new(),
-            head_params: Vec::new(),
             optimiser: Adam::new(model.net.params().len(), ADAM_EPSILON),
             head_optimiser: Adam::new(model.head.params().len(), ADAM_EPSILON),
             rollout,

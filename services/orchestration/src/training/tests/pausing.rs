@@ -80,6 +80,9 @@ async fn a_paused_run_ends_as_an_undisturbed_one_when_it_is_resumed() {
         paused(&service, id).await;
         let row = service.run_row(id).await.unwrap();
         assert!(row.steps_done < row.steps && row.ended_us.is_none());
+        // It has gone on for one step of the copies since.
+        let saved = row.checkpoint_step.unwrap();
+        assert_eq!(saved, row.steps_done - 8);
         assert!(service.learners.is_idle());
         // Its agents are free meanwhile.
         LearnerLeases::acquire(&service.leases, TEAM)
