@@ -19,6 +19,7 @@ use crate::{
     changes::{ApplyOperation, Governed, Release, Reload, Settle},
     stage::MIN_SEEDS,
     steps::{Observed, StepOutcome},
+    store::Met,
     versions::{Promotion, Target},
 };
 use agents::{
@@ -155,6 +156,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         let caller = call.require_caller()?;
         let asker = Asker {
             name: &actor,
+            owner: call.owner(),
             counts: caller.permissions.includes(Permissions::RELOAD_AGENTS),
         };
         let stepped = self
@@ -178,9 +180,14 @@ impl orchestration_service_server::OrchestrationService for Api {
 
     async fn list_conflicts(
         &self,
-        _: Request<ListConflictsRequest>,
+        request: Request<ListConflictsRequest>,
     ) -> Result<Response<ListConflictsResponse>, Status> {
-        let (records, total) = self.0.conflicts().await?;
+        let call = Call::of(&request)?;
+        let met = match request.get_ref().own {
+            true => Met::By(call.owner()),
+            false => Met::ByAll,
+        };
+        let (records, total) = self.0.conflicts(met).await?;
         Ok(Response::new(ListConflictsResponse {
             conflicts: records.into_iter().map(wire::record).collect(),
             total: unsigned(total),

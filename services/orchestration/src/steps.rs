@@ -9,7 +9,7 @@ use crate::{
     choices::{Choice, Choices},
     conflicts::{self, Constraint, Dispute, Party, Resolution, ResolutionRule},
     rewards::weight,
-    store::{self, ConflictBody, ConflictRow},
+    store::{self, ConflictBody, ConflictRow, Met},
 };
 use std::collections::BTreeMap;
 use tars_games::Game;
@@ -17,8 +17,6 @@ use uuid::Uuid;
 
 /// Joint actions up to which a dispute is resolved on the serving thread.
 const AT_ONCE: usize = 64;
-/// Conflicts that are stored; older ones are deleted.
-pub(crate) const KEPT: i64 = 1_000;
 /// Conflicts that a list returns.
 const SHOWN: i64 = 50;
 
@@ -83,20 +81,27 @@ impl Orchestration {
             resolution,
         };
         if !stepped.resolution.conflicts.is_empty() {
-            self.store_conflict(&stepped).await?;
+            self.store_conflict(asker.owner, &stepped).await?;
         }
         Ok(stepped)
     }
 
-    async fn store_conflict(&self, stepped: &StepOutcome) -> Result<(), OrchestrationError> {
+    async fn store_conflict(
+        &self,
+        owner: &str,
+        stepped: &StepOutcome,
+    ) -> Result<(), OrchestrationError> {
         let mut tx = self.store.begin("conflicts.insert").await?;
-        store::insert_conflict(&mut tx, &conflict_row(stepped), KEPT).await?;
+        store::insert_conflict(&mut tx, owner, &conflict_row(stepped)).await?;
         Ok(tx.commit().await?)
     }
 
-    /// The latest conflicts, and the number of all conflicts so far.
-    pub(crate) async fn conflicts(&self) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
-        self.store.conflicts(SHOWN).await
+    /// The latest conflicts, and the number of all that were ever met.
+    pub(crate) async fn conflicts(
+        &self,
+        met: Met<'_>,
+    ) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
+        self.store.conflicts(met, SHOWN).await
     }
 }
 

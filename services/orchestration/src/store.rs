@@ -2,6 +2,7 @@
 
 mod calibrations;
 mod checkpoints;
+mod conflicts;
 mod decisions;
 mod holds;
 mod ladder;
@@ -20,6 +21,7 @@ pub(crate) use checkpoints::{
     ListedVersion, VersionRow, drop_old_checkpoints, insert_version, newest_version,
     referenced_blobs, take_down, version, versions_before,
 };
+pub(crate) use conflicts::{ConflictBody, ConflictRow, Met, insert_conflict};
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
 pub(crate) use ladder::{
     add_counts, begin_trial, comparison, put_comparison, put_fall, trial, trial_number,
@@ -45,9 +47,7 @@ pub(crate) use steps::{
 };
 pub(crate) use tokens::{WorkToken, admit};
 
-use crate::{OrchestrationError, conflicts::Conflict, leases::Fences};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use crate::{OrchestrationError, leases::Fences};
 use tars_learn::hyper::Values;
 use tars_runtime::{
     audit, blobs, changes,
@@ -177,6 +177,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "checkpoint steps",
         include_str!("../migrations/0036_checkpoint_steps.sql"),
     ),
+    Migration::new(
+        37,
+        "owners of conflicts",
+        include_str!("../migrations/0037_owners_of_conflicts.sql"),
+    ),
 ];
 
 /// Which versions of an agent stand where on the ladder.
@@ -208,23 +213,6 @@ pub(crate) struct AgentRow {
     pub(crate) updated_us: i64,
 }
 
-/// A step with a conflict.
-#[derive(Debug, Clone)]
-pub(crate) struct ConflictRow {
-    pub(crate) step_id: String,
-    pub(crate) at_us: i64,
-    pub(crate) body: ConflictBody,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct ConflictBody {
-    pub(crate) conflicts: Vec<Conflict>,
-    pub(crate) method: String,
-    pub(crate) raw: BTreeMap<String, String>,
-    pub(crate) resolved: BTreeMap<String, String>,
-    pub(crate) explanation: String,
-}
-
 const AGENT: &str = "SELECT id, algorithm, environment, hyperparameters, version, weights, rule, weights_version, \
                      shadow, canary, last_return, total_steps, total_episodes, updated_us FROM agents WHERE id = $1";
 const INSERT_AGENT: &str = "INSERT INTO agents (id, algorithm, environment, hyperparameters, version, weights, \
@@ -235,12 +223,6 @@ const UPDATE_HYPERPARAMETERS: &str = "UPDATE agents SET hyperparameters = $1, ve
 const UPDATE_WEIGHTS: &str = "UPDATE agents SET weights = $1, rule = $2, weights_version = $3, shadow = $4, \
                               canary = $5, last_return = $6, total_steps = $7, total_episodes = $8, \
                               updated_us = $9 WHERE id = $10";
-const CONFLICTS: &str =
-    "SELECT number, step_id, at_us, body FROM conflicts ORDER BY number DESC LIMIT $1";
-const INSERT_CONFLICT: &str = "INSERT INTO conflicts (number, step_id, at_us, body) \
-                               SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3 FROM conflicts RETURNING number";
-const DROP_CONFLICTS: &str = "DELETE FROM conflicts WHERE number <= $1";
-
 impl AgentRow {
     pub(crate) fn places(&self) -> Places {
         Places {
@@ -271,25 +253,6 @@ impl FromRow for AgentRow {
             total_episodes: row.get("total_episodes")?,
             updated_us: row.get("updated_us")?,
         })
-    }
-}
-
-/// A conflict with its number.
-struct Numbered {
-    number: i64,
-    conflict: ConflictRow,
-}
-
-impl FromRow for Numbered {
-    fn from_row(row: &Row) -> Result<Self, DbError> {
-        let number: i64 = row.get("number")?;
-        let row = row.named("conflicts", number);
-        let conflict = ConflictRow {
-            step_id: row.get("step_id")?,
-            at_us: row.get("at_us")?,
-            body: row.json("body")?,
-        };
-        Ok(Self { number, conflict })
     }
 }
 
@@ -342,17 +305,6 @@ impl Store {
 
     pub(crate) async fn agent(&self, id: &str) -> Result<Option<AgentRow>, OrchestrationError> {
         agent(&mut self.db.read("agents.get"), id).await
-    }
-
-    /// The latest conflicts, and the number of all conflicts so far.
-    pub(crate) async fn conflicts(
-        &self,
-        limit: i64,
-    ) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
-        let query = Query::new(CONFLICTS).bind(limit);
-        let rows: Vec<Numbered> = self.db.read("conflicts.list").all(query).await?;
-        let total = rows.first().map_or(0, |row| row.number);
-        Ok((rows.into_iter().map(|row| row.conflict).collect(), total))
     }
 }
 
@@ -414,21 +366,4 @@ pub(crate) async fn update_weights(
         .bind(row.updated_us)
         .bind(&row.id);
     Ok(tx.execute(update).await?.one()?)
-}
-
-/// Adds a conflict and removes the oldest beyond `kept`. The transaction must be exclusive: the
-/// number is the next one.
-pub(crate) async fn insert_conflict(
-    tx: &mut Transaction,
-    row: &ConflictRow,
-    kept: i64,
-) -> Result<(), OrchestrationError> {
-    let insert = Query::new(INSERT_CONFLICT)
-        .bind(&row.step_id)
-        .bind(row.at_us)
-        .bind(json(&row.body)?);
-    let number: i64 = tx.value(insert, "number").await?;
-    let oldest = Query::new(DROP_CONFLICTS).bind(number - kept);
-    tx.execute(oldest).await?.any();
-    Ok(())
 }

@@ -48,6 +48,8 @@ pub(crate) struct Action {
 pub(crate) struct Asker<'a> {
     /// By which a version in CANARY meets a share of the callers.
     pub(crate) name: &'a str,
+    /// Whose the conflicts are that their steps meet.
+    pub(crate) owner: &'a str,
     /// Whether what a bound agent does for them counts for and against its versions. What they observe is only
     /// what they say, so that it must not count from somebody who may not change the agent.
     pub(crate) counts: bool,

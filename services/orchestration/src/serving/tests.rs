@@ -122,6 +122,7 @@ impl Replica {
         let stepped = self.service.step(
             Asker {
                 name: "user:dev",
+                owner: "dev",
                 counts: true,
             },
             vec![observed],

@@ -272,7 +272,14 @@ async fn a_step_that_is_refused_changes_nothing() {
     ));
     let before = service.list_sessions("ada", "", 0).await.unwrap().0;
     assert_eq!(before, [session]);
-    assert!(service.conflicts().await.unwrap().0.is_empty());
+    assert!(
+        service
+            .conflicts(store::Met::ByAll)
+            .await
+            .unwrap()
+            .0
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -413,7 +420,7 @@ async fn a_measured_step_resolves_a_conflict_by_what_the_agents_would_get() {
     let hold = met.outcome.dispute.game.cell(&[0; 4]);
     let held = met.outcome.dispute.game.payoffs(0)[hold];
     assert_eq!(resolution.disagreement[0], held);
-    let listed = service.conflicts().await.unwrap();
+    let listed = service.conflicts(store::Met::ByAll).await.unwrap();
     assert_eq!(
         (listed.0.len(), listed.1),
         (0, 0),

@@ -43,6 +43,7 @@ async fn step(
     let stepped = service.step(
         Asker {
             name: "user:dev",
+            owner: "dev",
             counts: true,
         },
         vec![observed],
@@ -86,6 +87,7 @@ async fn a_state_that_no_agent_can_be_in_is_refused_and_the_next_one_is_answered
         .step(
             Asker {
                 name: "user:dev",
+                owner: "dev",
                 counts: true,
             },
             vec![],
@@ -97,7 +99,7 @@ async fn a_state_that_no_agent_can_be_in_is_refused_and_the_next_one_is_answered
     let after = step(&service, "policy", None, &good).await.unwrap();
     assert_eq!(after.raw[0].values, expected.raw[0].values);
     assert_eq!(
-        service.conflicts().await.unwrap().1,
+        service.conflicts(store::Met::ByAll).await.unwrap().1,
         0,
         "nothing was recorded"
     );

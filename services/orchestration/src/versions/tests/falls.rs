@@ -80,6 +80,7 @@ fn step(service: &Orchestration, caller: &str, share: f32) -> Action {
         service,
         Asker {
             name: caller,
+            owner: "dev",
             counts: true,
         },
         share,
@@ -158,6 +159,7 @@ async fn what_somebody_observes_who_may_not_change_an_agent_counts_for_nothing()
     let service = in_stage(dir.path(), 100, Stage::Canary).await;
     let viewer = Asker {
         name: "user:viewer",
+        owner: "dev",
         counts: false,
     };
     let share = too_far(&service);
@@ -241,6 +243,7 @@ async fn what_is_compared_is_what_answers() {
         let acted = resource(&service).answer(
             Asker {
                 name: "user:dev",
+                owner: "dev",
                 counts: true,
             },
             None,
@@ -294,6 +297,7 @@ async fn only_steps_of_the_live_mesh_are_counted() {
     let stepped = service.step(
         Asker {
             name: "user:dev",
+            owner: "dev",
             counts: true,
         },
         vec![observed],

@@ -464,6 +464,7 @@ async fn steps_of_the_active_version_are_counted_while_its_promotion_is_verified
     let nothing = vec![0.0; slot.definition.space.observation.len()];
     let asker = Asker {
         name: "user:dev",
+        owner: "dev",
         counts: true,
     };
     let answer = || slot.answer(asker, None, &nothing).unwrap();

@@ -157,6 +157,7 @@ async fn a_state_that_no_live_mesh_can_be_in_is_refused_for_a_bound_agent() {
     promote(&service, rule, None).await.unwrap();
     let asker = Asker {
         name: "user:dev",
+        owner: "dev",
         counts: true,
     };
     let answer = |id: &str, seen: &[f32]| {
