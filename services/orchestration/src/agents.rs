@@ -13,6 +13,7 @@ use weights::{Loaded, load};
 use crate::{
     OrchestrationError,
     learners::{Followed, Live},
+    objective::Objective,
     rules::{self, Rule},
     shield::Shield,
     stage::Attempt,
@@ -68,6 +69,8 @@ pub(crate) struct Definition {
     pub(crate) rules: Vec<&'static str>,
     /// What it may not do.
     pub(crate) shield: Shield,
+    /// What the live mesh is to keep while it answers, if it sees that.
+    pub(crate) objective: Option<Objective>,
 }
 
 #[derive(Debug)]
@@ -219,6 +222,7 @@ impl Definition {
                 MESH => Shield::of_mesh(&space),
                 _ => Shield::of_space(&space),
             },
+            objective: Objective::of(&space),
             space,
             bound: false,
         })

@@ -430,7 +430,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         };
         if let Some(steps) = asked.steps {
             let place = (asked.on_behalf_of.as_str(), environment.as_str());
-            let largest = agents::values(asked.largest)?;
+            let largest = values(asked.largest)?;
             self.0.ensure_storable(slot, place, largest, steps)?;
         }
         let tenure = self.0.tenure()?;

@@ -18,6 +18,7 @@ mod learners;
 mod leases;
 mod ledger;
 mod metrics;
+mod objective;
 mod ownership;
 mod points;
 mod promotions;

@@ -1,5 +1,6 @@
 //! What versions do on the ladder of an agent that is bound to the live mesh: how often the one in SHADOW would
-//! have done the same, how often the shield blocked the one in CANARY, and when what answers falls back.
+//! have done the same, how often the shield blocked the one in CANARY, and when what answers falls back: when the
+//! shield blocks it, when the mesh does not keep its latency objective, or when its answers are not finite.
 //!
 //! Each replica counts the steps that it serves. The counts are stored in batches, so that what a replica has
 //! not stored yet is lost when it is killed: up to [`BATCH`] steps. Whether a version falls back is decided from
@@ -11,9 +12,11 @@ use tokio::sync::mpsc;
 
 /// How many steps are counted before they are stored.
 const BATCH: u64 = 20;
-/// The last steps of what answers, of which at most [`MOST_BLOCKED`] may have been blocked.
+/// The last steps of what answers, of which at most [`MOST_BLOCKED`] may have been blocked, and at most [`MOST_SLOW`]
+/// taken where the mesh did not keep its objective.
 const WINDOW: usize = 50;
 const MOST_BLOCKED: usize = 25;
+const MOST_SLOW: usize = 25;
 /// Batches and falls that wait for the database.
 const WAITING: usize = 64;
 
@@ -27,12 +30,46 @@ pub(crate) enum Passage {
     NotFinite,
 }
 
+/// A step that a version answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) how: Passage,
+    /// Whether the mesh did not keep its [objective](crate::objective) when it was taken.
+    pub(crate) breached: bool,
+}
+
+/// Why a version is not to answer any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Reason {
+    #[error("an action was not finite")]
+    NotFinite,
+    #[error("the shield blocked {0} of the last {WINDOW} steps")]
+    Blocked(usize),
+    #[error("the latency objective of the mesh was breached in {0} of the last {WINDOW} steps")]
+    Objective(usize),
+    /// Its weights are damaged, or lost.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl Reason {
+    /// The word by which metrics tell it from the others.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::NotFinite => "not_finite",
+            Self::Blocked(_) => "blocked",
+            Self::Objective(_) => "objective",
+            Self::Unusable(_) => "unusable",
+        }
+    }
+}
+
 /// A version that is not to answer any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fall {
     pub(crate) stage: Stage,
     pub(crate) attempt: Attempt,
-    pub(crate) why: String,
+    pub(crate) why: Reason,
 }
 
 /// What a count leads to.
@@ -55,7 +92,7 @@ pub(crate) struct Tally {
 #[derive(Debug, Default)]
 struct Recent {
     attempt: Attempt,
-    blocked: VecDeque<bool>,
+    steps: VecDeque<Step>,
     /// Whether it was found that the version has to fall.
     falls: bool,
 }
@@ -101,13 +138,13 @@ impl Tally {
     }
 
     /// A version in CANARY or ACTIVE answered.
-    pub(crate) fn answered(&mut self, stage: Stage, attempt: Attempt, how: Passage) -> Vec<Due> {
-        let blocked = how != Passage::Allowed;
+    pub(crate) fn answered(&mut self, stage: Stage, attempt: Attempt, step: Step) -> Vec<Due> {
+        let blocked = step.how != Passage::Allowed;
         let (recent, counted) = match stage {
             Stage::Canary => (&mut self.canary, true),
             _ => (&mut self.active, false),
         };
-        let fall = recent.add(attempt, how).map(|why| {
+        let fall = recent.add(attempt, step).map(|why| {
             Due::Fall(Fall {
                 stage,
                 attempt,
@@ -150,28 +187,35 @@ impl Tally {
 
 impl Recent {
     /// Adds a step, and says why the version has to fall; once.
-    fn add(&mut self, attempt: Attempt, how: Passage) -> Option<String> {
+    fn add(&mut self, attempt: Attempt, step: Step) -> Option<Reason> {
         if self.attempt != attempt {
             *self = Self {
                 attempt,
                 ..Self::default()
             };
         }
-        self.blocked.push_back(how != Passage::Allowed);
-        if self.blocked.len() > WINDOW {
-            self.blocked.pop_front();
+        self.steps.push_back(step);
+        if self.steps.len() > WINDOW {
+            self.steps.pop_front();
         }
-        let blocked = self.blocked.iter().filter(|blocked| **blocked).count();
-        let why = match how {
-            _ if self.falls => return None,
-            Passage::NotFinite => "an action was not finite".to_owned(),
-            _ if self.blocked.len() == WINDOW && blocked > MOST_BLOCKED => {
-                format!("the shield blocked {blocked} of the last {WINDOW} steps")
-            }
-            _ => return None,
-        };
+        let why = self.reason(step.how).filter(|_| !self.falls)?;
         self.falls = true;
         Some(why)
+    }
+
+    /// Why it has to fall after a step; of a shorter window only what is not finite counts.
+    fn reason(&self, how: Passage) -> Option<Reason> {
+        if how == Passage::NotFinite {
+            return Some(Reason::NotFinite);
+        }
+        let count = |is: fn(&Step) -> bool| self.steps.iter().filter(|step| is(step)).count();
+        let blocked = count(|step| step.how != Passage::Allowed);
+        let breached = count(|step| step.breached);
+        match self.steps.len() == WINDOW {
+            true if blocked > MOST_BLOCKED => Some(Reason::Blocked(blocked)),
+            true if breached > MOST_SLOW => Some(Reason::Objective(breached)),
+            _ => None,
+        }
     }
 }
 
@@ -206,8 +250,22 @@ mod tests {
         Attempt { version, trial: 1 }
     }
 
+    /// A step while the mesh keeps its objective.
+    fn calm(how: Passage) -> Step {
+        Step {
+            how,
+            breached: false,
+        }
+    }
+
     fn answer(tally: &mut Tally, version: i64, how: Passage) -> Vec<Due> {
-        tally.answered(Stage::Canary, first(version), how)
+        tally.answered(Stage::Canary, first(version), calm(how))
+    }
+
+    /// An allowed step of the ACTIVE version, whether the mesh keeps its objective or not.
+    fn observe(tally: &mut Tally, version: i64, breached: bool) -> Vec<Due> {
+        let how = Passage::Allowed;
+        tally.answered(Stage::Active, first(version), Step { how, breached })
     }
 
     fn falls(due: &[Due]) -> usize {
@@ -270,20 +328,20 @@ mod tests {
     #[test]
     fn an_action_that_is_not_finite_falls_at_once_and_once() {
         let mut tally = Tally::default();
-        let due = tally.answered(Stage::Active, first(3), Passage::NotFinite);
+        let due = tally.answered(Stage::Active, first(3), calm(Passage::NotFinite));
         let fall = Fall {
             stage: Stage::Active,
             attempt: first(3),
-            why: "an action was not finite".to_owned(),
+            why: Reason::NotFinite,
         };
         assert_eq!(due, [Due::Fall(fall.clone())]);
         for _ in 0..3 {
-            let due = tally.answered(Stage::Active, first(3), Passage::NotFinite);
+            let due = tally.answered(Stage::Active, first(3), calm(Passage::NotFinite));
             assert_eq!(falls(&due), 0);
         }
         // It did not happen, so that the next step leads to it again.
         tally.undone(Due::Fall(fall));
-        let due = tally.answered(Stage::Active, first(3), Passage::NotFinite);
+        let due = tally.answered(Stage::Active, first(3), calm(Passage::NotFinite));
         assert_eq!(falls(&due), 1);
     }
 
@@ -315,7 +373,7 @@ mod tests {
         }
         assert_eq!(falls(&answer(&mut tally, 4, Passage::Blocked)), 1);
         // The ACTIVE version has steps of its own.
-        let due = tally.answered(Stage::Active, first(4), Passage::Blocked);
+        let due = tally.answered(Stage::Active, first(4), calm(Passage::Blocked));
         assert!(due.is_empty());
     }
 
@@ -323,7 +381,7 @@ mod tests {
     fn an_earlier_trial_says_nothing_about_the_next_one() {
         let mut tally = Tally::default();
         let trial = |trial| Attempt { version: 3, trial };
-        let mut blocked = |trial| tally.answered(Stage::Canary, trial, Passage::Blocked);
+        let mut blocked = |trial| tally.answered(Stage::Canary, trial, calm(Passage::Blocked));
         let fall = (0..WINDOW).find_map(|_| {
             let due = blocked(trial(1)).into_iter();
             due.rev().find(|due| matches!(due, Due::Fall(_)))
@@ -335,14 +393,86 @@ mod tests {
         assert_eq!(falls(&blocked(trial(2))), 1);
         // The first fall failed, which is not the one that the second trial led to.
         tally.undone(fall.unwrap());
-        let due = tally.answered(Stage::Canary, trial(2), Passage::NotFinite);
+        let due = tally.answered(Stage::Canary, trial(2), calm(Passage::NotFinite));
         assert_eq!(falls(&due), 0);
         // What was not stored of the first trial is stored as that.
-        let due = tally.answered(Stage::Canary, trial(1), Passage::Allowed);
+        let due = tally.answered(Stage::Canary, trial(1), calm(Passage::Allowed));
         assert_eq!(due, []);
         assert_eq!(
             tally.pending[&trial(1)].canary_steps,
             WINDOW as u64 % BATCH + 1
         );
+    }
+
+    #[test]
+    fn a_version_falls_when_the_objective_was_breached_in_most_of_its_last_steps() {
+        let mut tally = Tally::default();
+        for step in 0..3 * WINDOW {
+            // Half of the window is not most of it.
+            assert_eq!(observe(&mut tally, 3, step % 2 == 0), []);
+        }
+        assert_eq!(
+            observe(&mut tally, 3, true),
+            [],
+            "the oldest one was one too"
+        );
+        let why = Reason::Objective(MOST_SLOW + 1);
+        let fall = Fall {
+            stage: Stage::Active,
+            attempt: first(3),
+            why,
+        };
+        assert_eq!(observe(&mut tally, 3, true), [Due::Fall(fall.clone())]);
+        assert!(fall.why.to_string().contains("26 of the last 50"));
+        assert_eq!(observe(&mut tally, 3, true), [], "once");
+        tally.undone(Due::Fall(fall));
+        assert_eq!(falls(&observe(&mut tally, 3, true)), 1);
+    }
+
+    #[test]
+    fn a_breach_that_is_shorter_than_the_window_or_of_another_version_says_nothing() {
+        let mut tally = Tally::default();
+        for _ in 1..WINDOW {
+            assert_eq!(observe(&mut tally, 3, true), [], "the window is not full");
+        }
+        for _ in 1..WINDOW {
+            assert_eq!(observe(&mut tally, 4, true), []);
+        }
+        // A calm begins before the window is full, and the next breach is as long as may be.
+        for _ in 0..WINDOW {
+            observe(&mut tally, 5, false);
+        }
+        for _ in 0..5 {
+            for _ in 0..MOST_SLOW {
+                assert_eq!(observe(&mut tally, 5, true), []);
+            }
+            for _ in MOST_SLOW..WINDOW {
+                assert_eq!(observe(&mut tally, 5, false), []);
+            }
+        }
+        // Steps of CANARY are its own, and a rare block does not add to a breach.
+        for _ in 0..MOST_SLOW {
+            assert_eq!(observe(&mut tally, 5, true), []);
+            assert_eq!(falls(&answer(&mut tally, 5, Passage::Blocked)), 0);
+        }
+    }
+
+    #[test]
+    fn a_canary_is_judged_by_the_objective_too() {
+        let mut tally = Tally::default();
+        let step = Step {
+            how: Passage::Allowed,
+            breached: true,
+        };
+        let mut answered = || tally.answered(Stage::Canary, first(3), step);
+        for _ in 1..WINDOW {
+            assert_eq!(falls(&answered()), 0);
+        }
+        let due = answered();
+        let why = due.iter().find_map(|due| match due {
+            Due::Fall(fall) => Some((fall.stage, fall.why.clone())),
+            Due::Store(..) => None,
+        });
+        assert_eq!(why, Some((Stage::Canary, Reason::Objective(WINDOW))));
     }
 }

@@ -356,17 +356,19 @@ impl Orchestration {
             }
             _ => return Ok(()),
         };
-        store::put_fall(&mut tx, agent.id(), fall.attempt, &fall.why).await?;
+        let why = fall.why.to_string();
+        store::put_fall(&mut tx, agent.id(), fall.attempt, &why).await?;
         let record = self
             .record("agent.fell_back", "orchestration", &next)
             .severity(Severity::Critical)
             .detail("weights_version", fall.attempt.version)
             .detail("from", fall.stage)
             .detail("live", next.row.weights_version)
-            .detail("why", &fall.why);
+            .detail("reason", fall.why.as_str())
+            .detail("why", &why);
         audit::insert(&mut tx, &record).await?;
         tx.commit(next).await?;
-        tracing::warn!(agent = agent.id(), version = fall.attempt.version, stage = %fall.stage, why = fall.why, "a version fell back");
+        tracing::warn!(agent = agent.id(), version = fall.attempt.version, stage = %fall.stage, reason = fall.why.as_str(), why, "a version fell back");
         Ok(())
     }
 

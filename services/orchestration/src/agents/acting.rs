@@ -7,7 +7,7 @@ use crate::{
     rules::{self, Rule},
     shield::{Blocked, Limit},
     stage::{Attempt, Stage},
-    trials::{Due, Entries, Fall, Ledger, Passage},
+    trials::{Due, Entries, Fall, Ledger, Passage, Reason, Step},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -206,6 +206,8 @@ impl Agent {
             Some(blocked) if blocked.limit == Limit::Finite => Passage::NotFinite,
             Some(_) => Passage::Blocked,
         };
+        let objective = &self.definition.objective;
+        let breached = objective.is_some_and(|objective| objective.is_breached(observation));
         let shadow = live
             .shadow
             .as_ref()
@@ -221,7 +223,7 @@ impl Agent {
         {
             let mut tally = self.tally.lock();
             let attempt = attempted(live, acted);
-            due.extend(tally.answered(acted.stage, attempt, how));
+            due.extend(tally.answered(acted.stage, attempt, Step { how, breached }));
             if live.hold.is_some() && acted.stage == Stage::Active && acted.rule.is_none() {
                 due.extend(tally.watched(attempt, how));
             }
@@ -320,7 +322,7 @@ impl Agent {
                 version: live.row.weights_version,
                 trial: 0,
             },
-            why,
+            why: Reason::Unusable(why),
         });
         if let Err(due) = self.instruments.ledger.enter(self.id(), due) {
             tracing::error!(agent = self.id(), ?due, "too much waits for the fall");

@@ -1,3 +1,5 @@
+mod objective;
+
 use super::ladder::{calibrate, compare_as};
 use super::*;
 use crate::{
@@ -399,7 +401,7 @@ async fn each_trial_of_a_version_is_judged_by_itself() {
     let late = crate::trials::Fall {
         stage: Stage::Canary,
         attempt: earlier,
-        why: "late".to_owned(),
+        why: crate::trials::Reason::NotFinite,
     };
     service.fall_back(&resource(&service), &late).await.unwrap();
     assert_eq!(resource(&service).live().row.canary, Some(2));
@@ -444,7 +446,7 @@ async fn what_is_active_and_blocked_falls_to_the_default_rule_and_no_further() {
             version: 3,
             trial: 0,
         },
-        why: "late".to_owned(),
+        why: crate::trials::Reason::NotFinite,
     };
     service.fall_back(&resource(&service), &late).await.unwrap();
     let attempt = Attempt {

@@ -103,7 +103,7 @@ async fn falls(service: &Orchestration, placement: Placement) {
             version: placement.version,
             trial: placement.trial,
         },
-        why: "an action was not finite".to_owned(),
+        why: crate::trials::Reason::NotFinite,
     };
     service.fall_back(&agent(service), &fall).await.unwrap();
 }
