@@ -143,3 +143,70 @@ async fn a_joint_training_that_is_killed_twice_ends_as_an_undisturbed_one() {
     let resumed = audit.await.unwrap()["events"].as_array().unwrap().len();
     assert!(resumed >= 8, "a record for each agent and kill: {resumed}");
 }
+
+/// Trains all agents together for a while, so that each has a policy of its own.
+async fn train_first(rest: &Rest) {
+    let body = json!({ "steps": "2000", "seed": "3" });
+    let run = rest.post("/api/v1/orchestration/training", body).await;
+    let id = governed::text(&run.unwrap()["run"]["run_id"]);
+    followed(rest, &[format!("/api/v1/orchestration/training/{id}")]).await;
+}
+
+/// Starts a training of some agents against the others as they are.
+async fn train_against(rest: &Rest, agents: &[&str]) -> Vec<String> {
+    let body = json!({ "agents": agents, "others": "OTHERS_LIVE", "steps": "12000", "seed": "7" });
+    let run = rest.post("/api/v1/orchestration/training", body).await;
+    let id = governed::text(&run.unwrap()["run"]["run_id"]);
+    vec![format!("/api/v1/orchestration/training/{id}")]
+}
+
+/// The digest of the newest weights of an agent.
+async fn digest(rest: &Rest, agent: &str) -> String {
+    let path = format!("/api/v1/orchestration/agents/{agent}/versions");
+    let versions = rest.get(&path).await.unwrap();
+    governed::text(&versions["versions"][0]["digest"])
+}
+
+/// The digests of all agents' newest weights, after those agents were trained against the others as they are. Where
+/// the mesh is killed, what is live of another agent changes meanwhile: the run goes on with what it began with.
+async fn digests_against_live_ones(agents: &[&str], kills: &[u64]) -> Vec<String> {
+    let data = tempfile::tempdir().unwrap();
+    let seconds = if kills.is_empty() { 3600 } else { 1 };
+    let mut mesh = four(data.path(), seconds);
+    let mut rest = mesh.admin().await;
+    train_first(&rest).await;
+    let runs = train_against(&rest, agents).await;
+    let shown = rest.get(&runs[0]).await.unwrap();
+    assert_eq!(shown["run"]["others"], "OTHERS_LIVE", "{shown}");
+    for steps in kills {
+        under_way(&rest, &runs[0], *steps).await;
+        drop(mesh);
+        mesh = four(data.path(), seconds);
+        rest = mesh.admin().await;
+        let rule = json!({ "rule": "hold" });
+        let path = "/api/v1/orchestration/agents/ethical/promote";
+        rest.post(path, rule).await.unwrap();
+    }
+    followed(&rest, &runs).await;
+    let audit = rest.get("/admin/audit/logs?event_type=training.resumed&page_size=500");
+    let resumed = audit.await.unwrap()["events"].as_array().unwrap().len();
+    assert!(resumed >= kills.len() * agents.len(), "{resumed}");
+    let mut digests = Vec::new();
+    for agent in agents {
+        digests.push(digest(&rest, agent).await);
+    }
+    digests
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_against_live_others_that_is_killed_ends_as_an_undisturbed_one() {
+    for agents in [&["resource"][..], &["policy", "consensus"]] {
+        let expected = digests_against_live_ones(agents, &[]).await;
+        assert!(
+            expected.iter().all(|digest| digest.len() == 64),
+            "{expected:?}"
+        );
+        let killed = digests_against_live_ones(agents, &[1_000, 5_000]).await;
+        assert_eq!(killed, expected, "{agents:?}");
+    }
+}
