@@ -239,8 +239,8 @@ fn in_json(error: &CommandError) -> serde_json::Value {
         CommandError::Advised { error, advice } => (Some(&**error), Some(advice)),
         _ => (None, None),
     };
-    let mut value = match refusal {
-        Some(RestError::Refused { body, .. }) if body.is_object() => body.clone(),
+    let mut value = match refusal.and_then(RestError::body) {
+        Some(body) if body.is_object() => body.clone(),
         _ => serde_json::json!({ "message": error.to_string() }),
     };
     let reason = match error {

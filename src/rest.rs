@@ -193,19 +193,17 @@ impl Rest {
         body: Value,
     ) -> RestError {
         let message = body["message"].as_str().unwrap_or_default().to_owned();
-        let path = path.to_owned();
-        let refused = RestError::Refused {
-            method,
-            path,
-            status,
-            message: message.clone(),
-            body,
-        };
         // Nothing is gained by waiting for a quota, which a month ends.
-        let is_quota = refused.reason() == Some(reason::QUOTA_EXCEEDED);
+        let is_quota = error::reason_in(&body) == Some(reason::QUOTA_EXCEEDED);
         match self.patience.is_some() && is_busy && !is_quota {
-            true => RestError::Busy { message },
-            false => refused,
+            true => RestError::Busy { message, body },
+            false => RestError::Refused {
+                method,
+                path: path.to_owned(),
+                status,
+                message,
+                body,
+            },
         }
     }
 

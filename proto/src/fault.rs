@@ -110,7 +110,7 @@ pub fn rate_limited(limit: &str, allowance: &str, retry: Duration) -> Status {
     details.set_retry_info(Some(retry));
     details.add_quota_failure_violation(cut(limit), cut(allowance));
     let seconds = retry.as_secs_f64().ceil().max(1.0);
-    let message = format!("rate limit exceeded; retry after {seconds:.0} s");
+    let message = format!("rate limit exceeded: {limit}, {allowance}; retry after {seconds:.0} s");
     bounded(Code::ResourceExhausted, &message, details)
 }
 

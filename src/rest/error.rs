@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 use serde_json::Value;
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 
 /// Why a call of the gateway failed, in words for whoever runs a command.
 #[derive(Debug, thiserror::Error)]
@@ -58,10 +58,12 @@ pub enum RestError {
         body: Value,
     },
     /// A rate limit is spent, or the mesh is full, and a patient client has stopped trying.
-    #[error("the mesh has no room for this command now, and did not carry it out: {message}")]
+    #[error("{}, and the command was not carried out: {message}", why_busy(body))]
     Busy {
         /// The message of the last refusal.
         message: String,
+        /// The last refusal, with its details.
+        body: Value,
     },
     /// The exchange failed after a connection was made.
     #[error("{0}")]
@@ -87,12 +89,15 @@ pub enum RestError {
 impl RestError {
     /// The reason of a refusal, as in the `ErrorInfo` of its details; a program can branch on it.
     pub fn reason(&self) -> Option<&str> {
-        let Self::Refused { body, .. } = self else {
-            return None;
-        };
-        let mut details = body["details"].as_array()?.iter();
-        let info = details.find(|d| d["domain"] == fault::DOMAIN)?;
-        info["reason"].as_str()
+        reason_in(self.body()?)
+    }
+
+    /// The `google.rpc.Status` of a refusal.
+    pub(crate) fn body(&self) -> Option<&Value> {
+        match self {
+            Self::Refused { body, .. } | Self::Busy { body, .. } => Some(body),
+            _ => None,
+        }
     }
 
     /// The name of another resource that a refusal is about, as in the `ResourceInfo` of its details.
@@ -107,10 +112,7 @@ impl RestError {
 
     /// The first text of this name in the details of a refusal.
     fn detail(&self, name: &str) -> Option<&str> {
-        let Self::Refused { body, .. } = self else {
-            return None;
-        };
-        let mut details = body["details"].as_array()?.iter();
+        let mut details = self.body()?["details"].as_array()?.iter();
         details.find_map(|d| d[name].as_str())
     }
 
@@ -126,6 +128,21 @@ impl RestError {
     pub(crate) fn is_denied(&self) -> bool {
         let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
         self.status().is_some_and(|status| denied.contains(&status))
+    }
+}
+
+/// The reason in a refusal.
+pub(super) fn reason_in(body: &Value) -> Option<&str> {
+    let mut details = body["details"].as_array()?.iter();
+    let info = details.find(|d| d["domain"] == fault::DOMAIN)?;
+    info["reason"].as_str()
+}
+
+/// What there is too much of: the caller's calls, or everybody's.
+fn why_busy(body: &Value) -> &'static str {
+    match reason_in(body) {
+        Some(reason::RATE_LIMITED) => "your rate limit is spent",
+        _ => "the mesh has no room for this command now",
     }
 }
 

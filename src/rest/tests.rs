@@ -67,10 +67,29 @@ fn a_spent_quota_is_not_a_busy_mesh() {
         spent,
         "POST /x: 3000 of 3000 are left (429 Too Many Requests)"
     );
-    assert!(matches!(
-        of(json!({ "message": "later" })),
-        RestError::Busy { .. }
-    ));
+    let busy = of(json!({ "message": "later" }));
+    assert!(matches!(busy, RestError::Busy { .. }));
+    assert!(
+        busy.to_string().starts_with("the mesh has no room"),
+        "{busy}"
+    );
+}
+
+#[test]
+fn a_spent_rate_limit_keeps_its_reason_and_is_not_the_mesh_s() {
+    let info = json!({ "domain": tars_proto::fault::DOMAIN, "reason": reason::RATE_LIMITED });
+    let body = json!({ "message": "retry after 7 s", "details": [info] });
+    let rest = Rest::new("http://127.0.0.1:1").with_patience(count_wait);
+    let busy = (StatusCode::TOO_MANY_REQUESTS, true);
+    let spent = rest.refused(Method::GET, "/x", busy, body.clone());
+    assert!(matches!(spent, RestError::Busy { .. }), "{spent}");
+    assert_eq!(spent.reason(), Some(reason::RATE_LIMITED));
+    assert_eq!(spent.body(), Some(&body));
+    let text = spent.to_string();
+    assert!(
+        text.starts_with("your rate limit is spent, and the command was not"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -90,7 +109,7 @@ async fn a_busy_mesh_is_called_three_times_at_most() {
         let answer = rest.post("/x", json!({})).await;
         assert_eq!(answer.is_ok(), well, "{answer:?}");
         if let Err(e) = answer {
-            let busy = matches!(&e, RestError::Busy { message } if message.contains("retry"));
+            let busy = matches!(&e, RestError::Busy { message, .. } if message.contains("retry"));
             assert_eq!(busy, patient, "{e}");
             assert_ne!(e.to_string().contains("/x"), patient, "{e}");
         }

@@ -87,8 +87,7 @@ impl Bench {
 
     fn package(self) -> &'static str {
         match self {
-            Self::Agents | Self::Gates | Self::Learning => "tars-learn",
-            Self::Egta => "tars-worlds",
+            Self::Agents | Self::Egta | Self::Gates | Self::Learning => "tars-learn",
             Self::Nash => "tars-games",
             Self::Store => "tars-test-db",
             _ => "tars-tests",

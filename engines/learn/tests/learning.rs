@@ -90,7 +90,7 @@ fn nash_conv(world: &mut dyn World, joint: &[Action]) -> f64 {
     let mut rng = <Generator as rand::SeedableRng>::seed_from_u64(0);
     let mut seen = Observations::new(world.spec());
     world.reset(&mut rng, &mut seen);
-    let game = egta::measure(world, &choices, joint, &plan).expect("a game");
+    let game = egta::measure(world, &choices, &mut egta::always(joint), &plan).expect("a game");
     game.nash_conv(&mixes)
 }
 

@@ -21,7 +21,7 @@ pub struct Plan {
     pub rollouts: usize,
     /// The steps of a rollout. It is shorter where the episode ends.
     pub steps: usize,
-    /// For how many steps the joint action is taken. Afterwards the agents take those of `then`.
+    /// For how many steps the joint action is taken. Afterwards the agents do what `then` says.
     pub repeat: usize,
     /// The discount factor of rewards; a payoff is the discounted mean, in the range of a reward.
     pub discount: f64,
@@ -45,15 +45,15 @@ impl Default for Plan {
 /// Why there is no empirical game.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoGame {
-    /// There is not one list of actions, with at least one action, for each agent, or one `then` for each.
-    #[error("each agent needs at least one action, and one to go on with")]
+    /// There is not one list of actions, with at least one action, for each agent.
+    #[error("each agent needs at least one action")]
     Actions,
     /// An action is not in its agent's space.
     #[error("action {action} of agent {agent} is not in its space")]
     NotInSpace {
         /// The agent's position.
         agent: usize,
-        /// The action's position; that of `then` comes last.
+        /// The action's position.
         action: usize,
     },
     /// There are more than [`MAX_JOINT`] joint actions.
@@ -96,6 +96,15 @@ pub struct Interval {
     pub high: f64,
 }
 
+/// What the agents go on with after a joint action: it writes an action of its space for each of them, by what
+/// they observe. It may be asked in any order of states, so it remembers nothing.
+pub type Then<'a> = &'a mut dyn FnMut(&Observations, &mut [Action]);
+
+/// Goes on with the same actions, whatever is observed.
+pub fn always(actions: &[Action]) -> impl FnMut(&Observations, &mut [Action]) {
+    move |_, joint| joint.clone_from_slice(actions)
+}
+
 /// Rolls out every joint action of some choices from the present state of a world, which it leaves in that
 /// state. `then` is what the agents go on with.
 ///
@@ -105,7 +114,7 @@ pub struct Interval {
 pub fn measure(
     world: &mut dyn World,
     choices: &[Vec<Action>],
-    then: &[Action],
+    then: Then<'_>,
     plan: &Plan,
 ) -> Result<EmpiricalGame, NoGame> {
     measure_until(world, choices, then, plan, &|| false)
@@ -119,11 +128,11 @@ pub fn measure(
 pub fn measure_until(
     world: &mut dyn World,
     choices: &[Vec<Action>],
-    then: &[Action],
+    then: Then<'_>,
     plan: &Plan,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<EmpiricalGame, NoGame> {
-    check(world, choices, then, plan)?;
+    check(world, choices, plan)?;
     let shape: Vec<usize> = choices.iter().map(Vec::len).collect();
     let joint = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n));
     let joint = joint
@@ -157,23 +166,16 @@ pub fn measure_until(
     Ok(game)
 }
 
-fn check(
-    world: &dyn World,
-    choices: &[Vec<Action>],
-    then: &[Action],
-    plan: &Plan,
-) -> Result<(), NoGame> {
+fn check(world: &dyn World, choices: &[Vec<Action>], plan: &Plan) -> Result<(), NoGame> {
     let agents = &world.spec().agents;
-    let lists = [choices.len(), then.len()];
-    if lists != [agents.len(); 2] || choices.iter().any(Vec::is_empty) {
+    if choices.len() != agents.len() || choices.iter().any(Vec::is_empty) {
         return Err(NoGame::Actions);
     }
     if plan.rollouts == 0 || plan.steps == 0 {
         return Err(NoGame::Empty);
     }
     for (agent, space) in agents.iter().enumerate() {
-        let all = choices[agent].iter().chain([&then[agent]]);
-        for (action, one) in all.enumerate() {
+        for (action, one) in choices[agent].iter().enumerate() {
             let checked = space.action.check(one);
             checked.map_err(|_| NoGame::NotInSpace { agent, action })?;
         }
@@ -184,20 +186,24 @@ fn check(
 /// Plays rollouts with buffers that it keeps.
 struct Roller<'a> {
     world: &'a mut dyn World,
-    then: &'a [Action],
+    then: Then<'a>,
     plan: &'a Plan,
     /// One seed for each rollout.
     seeds: Vec<u64>,
     seen: Observations,
     steps: Vec<TimeStep>,
     payoffs: Vec<f64>,
+    /// What the agents do in a step.
+    joint: Vec<Action>,
 }
 
 impl<'a> Roller<'a> {
-    fn new(world: &'a mut dyn World, then: &'a [Action], plan: &'a Plan) -> Self {
+    fn new(world: &'a mut dyn World, then: Then<'a>, plan: &'a Plan) -> Self {
         let mut seeds = Generator::seed_from_u64(plan.seed);
-        let agents = then.len();
+        let spaces = &world.spec().agents;
+        let agents = spaces.len();
         Self {
+            joint: spaces.iter().map(|space| space.action.first()).collect(),
             seen: Observations::new(world.spec()),
             steps: vec![TimeStep::default(); agents],
             payoffs: vec![0.0; agents],
@@ -213,14 +219,14 @@ impl<'a> Roller<'a> {
         let mut rng = Generator::seed_from_u64(self.seeds[rollout]);
         let (mut weight, mut weights) = (1.0, 0.0);
         self.payoffs.fill(0.0);
+        self.world.observe(&mut self.seen);
+        self.joint.clone_from_slice(first);
         for step in 0..self.plan.steps {
-            let actions = if step < self.plan.repeat {
-                first
-            } else {
-                self.then
-            };
+            if step >= self.plan.repeat {
+                (self.then)(&self.seen, &mut self.joint);
+            }
             self.world
-                .step(actions, &mut rng, &mut self.seen, &mut self.steps);
+                .step(&self.joint, &mut rng, &mut self.seen, &mut self.steps);
             for (payoff, step) in self.payoffs.iter_mut().zip(&self.steps) {
                 *payoff += weight * f64::from(step.reward);
             }
@@ -369,7 +375,13 @@ mod tests {
 
     #[test]
     fn the_game_of_a_matrix_game_is_its_own_payoffs() {
-        let game = measure(dilemma().as_mut(), &[both(), both()], &both(), &plan()).unwrap();
+        let game = measure(
+            dilemma().as_mut(),
+            &[both(), both()],
+            &mut always(&both()),
+            &plan(),
+        )
+        .unwrap();
         let payoffs = vec![vec![3.0, 0.0, 5.0, 1.0], vec![3.0, 5.0, 0.0, 1.0]];
         assert_eq!((game.shape(), game.payoffs()), (&[2, 2][..], payoffs));
         let pure = |at: usize| vec![f64::from(at == 0), f64::from(at == 1)];
@@ -383,7 +395,13 @@ mod tests {
         let mut world = make_world("rock_paper_scissors").unwrap();
         let actions = [0, 1, 2].map(Action::Discrete).to_vec();
         let then = [Action::Discrete(0), Action::Discrete(0)];
-        let game = measure(world.as_mut(), &[actions.clone(), actions], &then, &plan()).unwrap();
+        let game = measure(
+            world.as_mut(),
+            &[actions.clone(), actions],
+            &mut always(&then),
+            &plan(),
+        )
+        .unwrap();
         let third = vec![1.0 / 3.0; 3];
         assert!(game.nash_conv(&[third.clone(), third]).abs() < 1e-12);
     }
@@ -396,15 +414,57 @@ mod tests {
             ..plan()
         };
         let then = [0, 0].map(Action::Discrete);
-        let game = measure(dilemma().as_mut(), &[both(), both()], &then, &plan).unwrap();
+        let game = measure(
+            dilemma().as_mut(),
+            &[both(), both()],
+            &mut always(&then),
+            &plan,
+        )
+        .unwrap();
         assert_eq!(game.payoffs()[0], [3.0, 9.0 / 4.0, 14.0 / 4.0, 10.0 / 4.0]);
         let discounted = Plan {
             discount: 0.5,
             steps: 2,
             ..plan
         };
-        let game = measure(dilemma().as_mut(), &[both(), both()], &then, &discounted).unwrap();
+        let game = measure(
+            dilemma().as_mut(),
+            &[both(), both()],
+            &mut always(&then),
+            &discounted,
+        )
+        .unwrap();
         assert!((game.payoffs()[0][1] - 1.0).abs() < 1e-6);
+    }
+
+    /// In the dilemma an agent sees what both did last; who answers like with like is paid back.
+    #[test]
+    fn what_the_agents_go_on_with_follows_from_what_they_observe() {
+        let mut world = dilemma();
+        let asked = std::cell::RefCell::new(Vec::new());
+        let mut then = |seen: &Observations, joint: &mut [Action]| {
+            asked.borrow_mut().push(seen.of(0).to_vec());
+            joint.clone_from_slice(&[0, 1].map(Action::Discrete));
+        };
+        let plan = Plan {
+            rollouts: 1,
+            steps: 3,
+            repeat: 1,
+            ..plan()
+        };
+        let choices = [vec![Action::Discrete(1)], vec![Action::Discrete(0)]];
+        let game = measure(world.as_mut(), &choices, &mut then, &plan).unwrap();
+        assert!((game.payoffs()[0][0] - 5.0 / 3.0).abs() < 1e-6, "{game:?}");
+        assert_eq!(asked.borrow().len(), 2, "after the joint action");
+        assert_ne!(asked.borrow()[0], asked.borrow()[1], "it is new");
+        let first = measure(
+            world.as_mut(),
+            &choices,
+            &mut then,
+            &Plan { repeat: 0, ..plan },
+        );
+        assert_eq!(first.unwrap().payoffs(), [[0.0], [5.0]]);
+        assert_eq!(asked.borrow().len(), 5, "in each step");
     }
 
     fn mesh_choices() -> Vec<Vec<Action>> {
@@ -423,8 +483,15 @@ mod tests {
         let mut mesh = Episode::start(MeshEnv::shipped(), 4);
         mesh.step(&mesh_hold(0.5));
         let before = mesh.world.snapshot();
-        let mut measure =
-            |plan: &Plan| measure(&mut mesh.world, &mesh_choices(), &mesh_hold(0.5), plan).unwrap();
+        let mut measure = |plan: &Plan| {
+            measure(
+                &mut mesh.world,
+                &mesh_choices(),
+                &mut always(&mesh_hold(0.5)),
+                plan,
+            )
+            .unwrap()
+        };
         let game = measure(&Plan::default());
         assert_eq!(game, measure(&Plan::default()));
         assert_ne!(
@@ -443,9 +510,15 @@ mod tests {
         let before = mesh.world.snapshot();
         let asked = std::cell::Cell::new(0);
         let is_stopped = || asked.replace(asked.get() + 1) == 3;
-        let then = mesh_hold(0.5);
-        let plan = Plan::default();
-        let stopped = measure_until(&mut mesh.world, &mesh_choices(), &then, &plan, &is_stopped);
+        let hold = mesh_hold(0.5);
+        let (mut then, plan) = (always(&hold), Plan::default());
+        let stopped = measure_until(
+            &mut mesh.world,
+            &mesh_choices(),
+            &mut then,
+            &plan,
+            &is_stopped,
+        );
         assert_eq!(stopped, Err(NoGame::Stopped));
         assert_eq!((asked.get(), mesh.world.snapshot()), (4, before));
     }
@@ -458,7 +531,13 @@ mod tests {
             rollouts: 64,
             ..Plan::default()
         };
-        let game = measure(&mut mesh.world, &mesh_choices(), &mesh_hold(0.5), &plan).unwrap();
+        let game = measure(
+            &mut mesh.world,
+            &mesh_choices(),
+            &mut always(&mesh_hold(0.5)),
+            &plan,
+        )
+        .unwrap();
         let of = |joint: usize| &game.samples[0][joint * 64..][..64];
         let spread = |numbers: &mut dyn Iterator<Item = f32>| {
             let all: Vec<f32> = numbers.collect();
@@ -483,7 +562,13 @@ mod tests {
                 rollouts,
                 ..Plan::default()
             };
-            let game = measure(&mut mesh.world, &mesh_choices(), &mesh_hold(0.5), &plan).unwrap();
+            let game = measure(
+                &mut mesh.world,
+                &mesh_choices(),
+                &mut always(&mesh_hold(0.5)),
+                &plan,
+            )
+            .unwrap();
             game.nash_conv_interval(&mixes, 200, 0.95, 1)
         };
         let (few, many) = (interval(8), interval(128));
@@ -498,24 +583,21 @@ mod tests {
 
     #[test]
     fn what_cannot_be_measured_is_refused() {
-        let refused = |choices: &[Vec<Action>], then: &[Action], plan: Plan| {
-            measure(dilemma().as_mut(), choices, then, &plan).unwrap_err()
+        let refused = |choices: &[Vec<Action>], plan: Plan| {
+            measure(dilemma().as_mut(), choices, &mut always(&both()), &plan).unwrap_err()
         };
-        assert_eq!(refused(&[both()], &both(), plan()), NoGame::Actions);
-        assert_eq!(refused(&[both(), vec![]], &both(), plan()), NoGame::Actions);
+        assert_eq!(refused(&[both()], plan()), NoGame::Actions);
+        assert_eq!(refused(&[both(), vec![]], plan()), NoGame::Actions);
         let empty = Plan { steps: 0, ..plan() };
-        assert_eq!(refused(&[both(), both()], &both(), empty), NoGame::Empty);
+        assert_eq!(refused(&[both(), both()], empty), NoGame::Empty);
         let wild = [both(), vec![Action::Discrete(2)]];
         let not_in_space = NoGame::NotInSpace {
             agent: 1,
             action: 0,
         };
-        assert_eq!(refused(&wild, &both(), plan()), not_in_space);
+        assert_eq!(refused(&wild, plan()), not_in_space);
         let many = vec![Action::Discrete(0); 101];
-        assert_eq!(
-            refused(&[many.clone(), many], &both(), plan()),
-            NoGame::TooLarge
-        );
+        assert_eq!(refused(&[many.clone(), many], plan()), NoGame::TooLarge);
     }
 
     #[test]
@@ -529,7 +611,7 @@ mod tests {
         let mut world = MatrixGame::new("three".into(), &actions, payoffs).unwrap();
         let choices = [both(), vec![Action::Discrete(0)], both()];
         let then = [0, 0, 0].map(Action::Discrete);
-        let game = measure(&mut world, &choices, &then, &plan()).unwrap();
+        let game = measure(&mut world, &choices, &mut always(&then), &plan()).unwrap();
         assert_eq!(game.payoffs()[1], [1.0, 4.0, 7.0, 10.0]);
     }
 }

@@ -216,7 +216,9 @@ impl Orchestration {
         version: i64,
     ) -> Result<Comparison, OrchestrationError> {
         let stored = self.store.comparison(agent.id(), version).await?;
-        stored.ok_or_else(|| OrchestrationError::NotFound("comparison", version.to_string()))
+        stored.ok_or_else(|| {
+            OrchestrationError::NotFound("comparison of version", version.to_string())
+        })
     }
 }
 

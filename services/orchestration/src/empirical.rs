@@ -1,9 +1,10 @@
 //! A world in one state with the living agents in it: what each of them would do, and what that is worth beside
 //! what else they could do.
 //!
-//! An agent that has nothing live yet, neither weights nor a rule, plays its [baseline].
+//! An agent that has nothing live yet, neither weights nor a rule, plays its [baseline](tars_worlds::baseline).
 
-use crate::stage::Stage;
+mod player;
+
 use crate::{
     OrchestrationError,
     agents::{Action, Agent, Agents},
@@ -11,14 +12,13 @@ use crate::{
     rules::Rule,
     solvers::Watch,
     store::{GameRecord, PlayerRecord},
-    task,
 };
+use player::Player;
 use std::sync::Arc;
 use tars_games::{Control, Game};
-use tars_learn::policy::Decision;
 use tars_runtime::clock::Clock;
 use tars_worlds::{
-    Action as Act, ActionSpace, AgentSpace, Observations, World, WorldSpec, baseline,
+    Action as Act, AgentSpace, Observations, World, WorldSpec,
     egta::{self, NoGame, Plan},
     make_world,
 };
@@ -27,11 +27,12 @@ use tars_worlds::{
 const RESAMPLES: usize = 200;
 const LEVEL: f64 = 0.95;
 
-/// A world in one state, and who acts in it: an agent for each of the world's, in its order.
+/// A world in one state, and who acts in it: an agent for each of the world's, in its order. All that the agents do
+/// in a scene they do by what was live of them when it was made.
 pub(crate) struct Scene {
     pub(crate) world: Box<dyn World>,
     pub(crate) seen: Observations,
-    seats: Vec<Arc<Agent>>,
+    players: Vec<Player>,
 }
 
 /// The empirical game of a scene.
@@ -82,8 +83,12 @@ impl Scene {
     pub(crate) fn new(agents: &Agents, environment: &str) -> Result<Self, OrchestrationError> {
         let world = make_world(environment)
             .ok_or_else(|| OrchestrationError::Environment(environment.to_owned()))?;
+        let seats = seats(agents, world.spec())?.into_iter();
+        let spaces = world.spec().agents.iter().zip(seats);
         Ok(Self {
-            seats: seats(agents, world.spec())?,
+            players: spaces
+                .map(|(space, seat)| Player::new(seat, space))
+                .collect(),
             seen: Observations::new(world.spec()),
             world,
         })
@@ -105,26 +110,28 @@ impl Scene {
 
     /// The agents with what they observe.
     pub(crate) fn observations(&self) -> impl Iterator<Item = (&'static str, &[f32])> {
-        let seats = self.seats.iter().enumerate();
-        seats.map(|(at, seat)| (seat.id(), self.seen.of(at)))
+        let players = self.players.iter().enumerate();
+        players.map(|(at, player)| (player.agent.id(), self.seen.of(at)))
     }
 
-    /// What each agent would do now, each by the one version of its weights that is live.
+    /// What each agent would do now.
     pub(crate) fn act(&self) -> Result<Vec<Action>, OrchestrationError> {
-        let spaces = self.world.spec().agents.iter().enumerate();
-        let seats = spaces.zip(&self.seats);
-        seats
-            .map(|((at, space), seat)| act(seat, space, self.seen.of(at)))
+        let players = self.players.iter().enumerate();
+        players
+            .map(|(at, player)| player.act(self.seen.of(at)))
             .collect()
     }
 
     /// All choices of the agents, by their own values of them.
     pub(crate) fn choices(&self, acted: &[Action]) -> Vec<Choices> {
-        let seats = self.seats.iter().zip(acted);
-        seats.map(|(seat, acted)| seat.choices(acted)).collect()
+        let players = self.players.iter().zip(acted);
+        players
+            .map(|(player, acted)| player.agent.choices(acted))
+            .collect()
     }
 
-    /// Measures the game of the present state, which stays as it is.
+    /// Measures the game of the present state, which stays as it is. After a joint action the agents go on as they
+    /// act.
     pub(crate) fn measure(
         &mut self,
         acted: &[Action],
@@ -135,10 +142,14 @@ impl Scene {
         let begun = clock.monotonic();
         let measured = self.choices_to_measure(acted);
         let actions: Vec<Vec<Act>> = measured.iter().map(actions).collect();
-        let then = measured.iter().zip(&actions);
-        let then: Vec<Act> = then.map(|(one, all)| all[one.hold].clone()).collect();
+        let (world, players) = (self.world.as_mut(), &mut self.players);
+        let mut then = |seen: &Observations, joint: &mut [Act]| {
+            for (at, (player, action)) in players.iter_mut().zip(joint).enumerate() {
+                player.go_on(seen.of(at), action);
+            }
+        };
         let is_stopped = || watch.is_stopped();
-        let found = egta::measure_until(self.world.as_mut(), &actions, &then, plan, &is_stopped)?;
+        let found = egta::measure_until(world, &actions, &mut then, plan, &is_stopped)?;
         let profile = pure(&measured);
         let distance = found.nash_conv_interval(&profile, RESAMPLES, LEVEL, plan.seed);
         let game = Game::new(found.shape().to_vec(), found.payoffs())?;
@@ -171,9 +182,9 @@ impl Scene {
 
     /// The actions, and what agents that are bound to the live mesh do instead of those that the shield blocks.
     pub(crate) fn allowed(&self, resolved: Vec<Action>) -> Vec<Action> {
-        let seats = self.seats.iter().zip(resolved).enumerate();
-        seats
-            .map(|(at, (seat, action))| seat.allowed(self.seen.of(at), action))
+        let players = self.players.iter().zip(resolved).enumerate();
+        players
+            .map(|(at, (player, action))| player.agent.allowed(self.seen.of(at), action))
             .collect()
     }
 
@@ -240,47 +251,6 @@ fn player(measured: &Measured, acted: &Action) -> PlayerRecord {
         weights_version: acted.weights_version,
         rule: acted.rule.map(str::to_owned),
     }
-}
-
-/// The action of what is live of an agent, or of its rule where that is nothing.
-fn act(seat: &Agent, space: &AgentSpace, seen: &[f32]) -> Result<Action, OrchestrationError> {
-    match seat.act(seen) {
-        Err(OrchestrationError::Untrained) => Ok(play(seat, space, seen)),
-        acted => acted,
-    }
-}
-
-fn play(seat: &Agent, space: &AgentSpace, seen: &[f32]) -> Action {
-    let rule = baseline(&space.name).and_then(|name| Rule::find(space, name));
-    let Decision { action, values } = match &rule {
-        Some(rule) => rule.decide(seen),
-        None => first(space),
-    };
-    Action {
-        agent: seat.id(),
-        name: match (&space.action, &action) {
-            (ActionSpace::Discrete(names), Act::Discrete(at)) => names[*at].to_string(),
-            _ => String::new(),
-        },
-        action,
-        values,
-        weights_version: 0,
-        rule: Some(rule.map_or(task::FIRST_ACTION, |rule| rule.name())),
-        stage: Stage::Active,
-        shielded: None,
-    }
-}
-
-/// The first action of a space, as a rule decides.
-fn first(space: &AgentSpace) -> Decision {
-    let action = space.action.first();
-    let values = match &action {
-        Act::Discrete(_) => (0..space.action.len())
-            .map(|at| if at == 0 { 1.0 } else { 0.0 })
-            .collect(),
-        Act::Continuous(numbers) => numbers.clone(),
-    };
-    Decision { action, values }
 }
 
 /// The action that changes nothing: the rule `hold` where an agent has it, else the first one of its space.

@@ -34,6 +34,8 @@ pub(crate) enum OrchestrationError {
     NotBuilt(&'static str, &'static str),
     #[error("the agent has no weights yet: train it first, or promote one of its rules")]
     Untrained,
+    #[error("no version of the agent is live; name one that is retained, or train the agent first")]
+    NoneLive,
     #[error("the state has {given} values; {agent} observes {needed}")]
     Observation {
         agent: String,
@@ -297,7 +299,7 @@ impl From<OrchestrationError> for Status {
         match error {
             E::NotFound(kind, name) => fault::not_found(kind, &name),
             E::NotBuilt(..) => fault::status(Code::Unimplemented, reason::AGENT_NOT_BUILT, &text),
-            E::Untrained => fault::precondition(reason::UNTRAINED, "agent", &text),
+            E::Untrained | E::NoneLive => fault::precondition(reason::UNTRAINED, "agent", &text),
             E::Observation { .. } | E::NotFinite(_) | E::OutsideSpace { .. } => {
                 fault::invalid_field("state_vector", &text)
             }

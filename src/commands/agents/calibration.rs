@@ -61,7 +61,7 @@ fn facts(latest: &Value) -> Vec<(&'static str, String)> {
         ("source", text(&latest["source"])),
         ("fitted to", fitted_to(latest)),
         ("tested on", tested_on(latest)),
-        ("errors", errors(&latest["errors"])),
+        ("errors in the newest", errors(&latest["errors"])),
         ("approvals", approvals(&latest["approvals"])),
     ];
     let known = all.into_iter().filter(|(_, value)| !value.is_empty());

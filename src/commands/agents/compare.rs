@@ -11,13 +11,22 @@ use crate::{
 };
 use clap::Args;
 use serde_json::{Value, json};
-use std::process::ExitCode;
+use std::{io::IsTerminal, process::ExitCode};
 use tars_proto::reason;
 
-const ADVICE: &[Advice] = &[(
-    reason::UNTRAINED,
-    "`tars training start --agents {id}` trains it",
-)];
+const ADVICE: &[Advice] = &[
+    (
+        reason::UNTRAINED,
+        "`tars agents versions {id}` shows the versions, `--version` names one, `tars training start --agents {id}` makes \
+         another",
+    ),
+    (
+        reason::DEADLINE_EXCEEDED,
+        "nothing was stored; fewer `--seeds` take less time, and 10 are a third of the usual ones",
+    ),
+];
+/// How many episodes are played where nobody says it.
+const SEEDS: u32 = 30;
 /// What helps where something that is named does not exist.
 const MISSING: &[Advice] = &[
     AGENTS,
@@ -25,7 +34,10 @@ const MISSING: &[Advice] = &[
         "version",
         "`tars agents versions {id}` shows those that are retained",
     ),
-    ("comparison", "without `--stored`, one is made now"),
+    (
+        "comparison of version",
+        "without `--stored`, one is made now",
+    ),
 ];
 
 /// A version to compare.
@@ -51,6 +63,12 @@ pub(super) struct Compare {
 impl Compare {
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
         let agent = path(&self.agent_id);
+        if !self.stored && std::io::stderr().is_terminal() {
+            let seeds = self.seeds.unwrap_or(SEEDS);
+            note!(
+                "playing {seeds} episodes against each rule; ^C ends it, and nothing is stored then"
+            );
+        }
         let answer = match self.stored {
             true => rest.get(&self.stored_at(&agent)).await,
             false => rest.post(&format!("{agent}/compare"), self.body()).await,

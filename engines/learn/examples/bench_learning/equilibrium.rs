@@ -50,16 +50,20 @@ fn nash_conv(mesh: &MeshEnv, seats: &mut [Box<dyn Controller>], seed: u64) -> f6
         Action::Continuous(_) => Action::Continuous(vec![share]),
         first @ Action::Discrete(_) => first,
     };
-    let then: Vec<Action> = spec.agents.iter().map(hold).collect();
-    let agents = 0..spec.agents.len();
+    let agents = spec.agents.iter().enumerate();
     let choices: Vec<Vec<Action>> = agents
-        .map(|at| choices(&spec.agents[at], at, &own[at], &then[at]))
+        .map(|(at, space)| choices(space, at, &own[at], &hold(space)))
         .collect();
+    let mut then = |seen: &Observations, joint: &mut [Action]| {
+        for (at, (seat, action)) in seats.iter_mut().zip(joint).enumerate() {
+            seat.act_once(seen.of(at), action);
+        }
+    };
     let plan = Plan {
         seed,
         ..Plan::default()
     };
-    let game = egta::measure(&mut mesh, &choices, &then, &plan).expect("the actions are valid");
+    let game = egta::measure(&mut mesh, &choices, &mut then, &plan).expect("the actions are valid");
     let mix = |(choices, own): (&Vec<Action>, &Action)| {
         let chance = |choice: &Action| f64::from(u8::from(choice == own));
         choices.iter().map(chance).collect()

@@ -357,9 +357,10 @@ const DISTANCE: &str = "
 
 *NashConv* is the sum of what each agent would gain, in mean reward, by its best among five actions, with the others
 fixed: in the empirical game from the state after 60 steps of an episode (8 rollouts of 30 steps with common random
-numbers, the action taken for 5 steps), the mean over the first seeds and its 95 % interval. *Regret* is the sum of
-what each agent would gain in whole episodes if the best of its rules, its trained or its untrained policy acted for
-it instead; the last columns name that and the gain. Lower is nearer to an equilibrium.
+numbers, the action taken for 5 steps, after which each of the four does what it would do), the mean over the first
+seeds and its 95 % interval. *Regret* is the sum of what each agent would gain in whole episodes if the best of its
+rules, its trained or its untrained policy acted for it instead; the last columns name that and the gain. Lower is
+nearer to an equilibrium.
 
 | All four | NashConv | Regret | policy | consensus | ethical | resource |
 |---|---|---|---|---|---|---|

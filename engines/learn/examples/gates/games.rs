@@ -84,12 +84,12 @@ fn one_round(world: &mut dyn World) -> (EmpiricalGame, Vec<Vec<Action>>) {
         repeat: 1,
         ..Plan::default()
     };
-    let then: Vec<Action> = spec.agents.iter().map(|a| a.action.first()).collect();
+    let first: Vec<Action> = spec.agents.iter().map(|a| a.action.first()).collect();
     world.reset(
         &mut Generator::seed_from_u64(0),
         &mut Observations::new(&spec),
     );
-    let game = egta::measure(world, &choices, &then, &plan).expect("a game");
+    let game = egta::measure(world, &choices, &mut egta::always(&first), &plan).expect("a game");
     (game, choices)
 }
 

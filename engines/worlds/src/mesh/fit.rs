@@ -73,10 +73,18 @@ pub enum Reason {
         windows: usize,
     },
     /// Half of the errors are larger than they may be.
-    #[error("the median error is {0:.3}; it may be {MAX_MEDIAN_ERROR}")]
+    #[error(
+        "the median error of the predictions of all windows is {:.1} %; it may be {:.0} %",
+        .0 * 100.0,
+        MAX_MEDIAN_ERROR * 100.0
+    )]
     MedianError(f64),
     /// More than 5 % of the errors are larger than they may be.
-    #[error("the 95th percentile of the errors is {0:.3}; it may be {MAX_TAIL_ERROR}")]
+    #[error(
+        "the 95th percentile of the errors of the predictions of all windows is {:.1} %; it may be {:.0} %",
+        .0 * 100.0,
+        MAX_TAIL_ERROR * 100.0
+    )]
     TailError(f64),
 }
 

@@ -104,11 +104,38 @@ impl Agent {
         .unwrap_or_default()
     }
 
-    /// The best known action of what is ACTIVE in a simulated state. Nothing is counted: it is not a step of the
-    /// live mesh.
+    /// What is ACTIVE, with its version.
+    pub(crate) fn plays(&self) -> Result<(i64, Answerer), OrchestrationError> {
+        let (_, version, answerer) = self.active(&self.live())?;
+        Ok((version, answerer))
+    }
+
+    /// The best known action of what is ACTIVE in a simulated state.
+    #[cfg(test)]
     pub(crate) fn act(&self, observation: &[f32]) -> Result<Action, OrchestrationError> {
-        let live = self.live();
-        self.decide(self.active(&live)?, observation)
+        let (version, answerer) = self.plays()?;
+        self.act_by(version, answerer, observation)
+    }
+
+    /// The best known action of something that is or was ACTIVE, in a simulated state. Nothing is counted: it is
+    /// not a step of the live mesh.
+    pub(crate) fn act_by(
+        &self,
+        version: i64,
+        answerer: Answerer,
+        observation: &[f32],
+    ) -> Result<Action, OrchestrationError> {
+        self.decide((Stage::Active, version, answerer), observation)
+    }
+
+    /// What the agent does of what was decided in a simulated state. Nothing is told of what its shield replaces.
+    pub(crate) fn permitted(&self, observation: &[f32], decided: Decision) -> tars_worlds::Action {
+        let Decision { action, values } = decided;
+        let blocked = match self.is_bound() {
+            true => self.definition.shield.judge(observation, &action, &values),
+            false => None,
+        };
+        blocked.map_or(action, |blocked| blocked.instead)
     }
 
     /// What the agent does in a state of the live mesh. Of a bound agent, the version in CANARY answers a share of
@@ -400,8 +427,13 @@ impl Answerer {
 
     /// What it does in a state, with the values that the action was chosen by.
     pub(crate) fn decide(&self, observation: &[f32]) -> Decision {
+        self.decide_with(observation, &mut Scratch::default())
+    }
+
+    /// As [`decide`](Self::decide), with the buffers of earlier decisions.
+    pub(crate) fn decide_with(&self, observation: &[f32], scratch: &mut Scratch) -> Decision {
         match self {
-            Self::Policy(policy) => policy.act(observation, &[], &mut Scratch::default()),
+            Self::Policy(policy) => policy.act(observation, &[], scratch),
             Self::Rule(rule) => rule.decide(observation),
         }
     }

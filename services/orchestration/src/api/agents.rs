@@ -137,7 +137,7 @@ pub(super) fn version(listed: ListedVersion) -> AgentVersion {
 pub(super) fn version_of(slot: &Slot, version: Option<u64>) -> Result<i64, OrchestrationError> {
     let given = given("version", version)?;
     match given.unwrap_or_else(|| slot.live().row.weights_version) {
-        0 => Err(OrchestrationError::Untrained),
+        0 => Err(OrchestrationError::NoneLive),
         version => Ok(version),
     }
 }

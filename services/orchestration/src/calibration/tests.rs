@@ -282,7 +282,7 @@ async fn a_load_that_changes_is_uncalibrated_with_its_errors() {
     rig.window(12_000, 10.0);
     let finding = rig.finding();
     let reason = finding.uncalibrated.clone().unwrap();
-    assert!(reason.starts_with("the median error is"), "{reason}");
+    assert!(reason.starts_with("the median error of"), "{reason}");
     let errors = finding.errors.unwrap();
     assert!(is_close(errors.throughput, 0.5), "{errors:?}");
     assert!(errors.p50 > 0.5 && !finding.parameters.is_empty());

@@ -1,6 +1,9 @@
 use super::*;
-use crate::{Orchestration, Setup};
-use rand::SeedableRng;
+use crate::{
+    Orchestration, Setup,
+    versions::{Promotion, Target},
+};
+use rand::{Rng, SeedableRng};
 use std::path::Path;
 use tars_runtime::{db::Db, lease::Terms, seeds::Seeds};
 use tars_worlds::{Generator, TimeStep};
@@ -95,6 +98,65 @@ async fn a_measured_game_has_holding_and_what_the_agents_would_do() {
     assert_ne!(measure(&mut scene, 8).unwrap().holding, found.holding);
 }
 
+fn actions(scene: &Scene) -> Vec<Act> {
+    let acted = scene.act().unwrap().into_iter();
+    acted.map(|one| one.action).collect()
+}
+
+#[tokio::test]
+async fn what_is_promoted_meanwhile_acts_in_the_next_scene() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let scene = Scene::new(&service.agents, "mesh").unwrap();
+    let resource = Arc::clone(service.agents.get("resource").unwrap());
+    let promotion = Promotion {
+        by: "user:dev".into(),
+        reason: "test".into(),
+        target: Target::Rule("half".to_owned()),
+        expected: None,
+        stage: None,
+    };
+    service.promote(resource, promotion).await.unwrap();
+    let by = |scene: &Scene| scene.act().unwrap()[3].rule;
+    assert_eq!(by(&scene), Some("target_tracking"));
+    let next = Scene::new(&service.agents, "mesh").unwrap();
+    assert_eq!(by(&next), Some("half"));
+}
+
+/// In a rollout the agents go on as they act: where each has nothing but that to choose, the game of a state is
+/// what the agents get in an episode from it.
+#[tokio::test]
+async fn after_the_joint_action_the_agents_go_on_as_they_act() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut scene = mesh(dir.path()).await;
+    let (start, acted) = (scene.snapshot().unwrap(), scene.act().unwrap());
+    let plan = Plan {
+        rollouts: 1,
+        steps: 6,
+        repeat: 1,
+        ..Plan::default()
+    };
+    let measured = scene.measure(&acted, &plan, &Clock::system(), &Watch::default());
+    let measured = measured.unwrap();
+    let mut rng = Generator::seed_from_u64(plan.seed);
+    let mut rng = Generator::seed_from_u64(rng.next_u64());
+    scene.restore(&start).unwrap();
+    let mut sums = [0.0; 4];
+    for _ in 0..plan.steps {
+        let joint = actions(&scene);
+        let mut got = [TimeStep::default(); 4];
+        let Scene { world, seen, .. } = &mut scene;
+        world.step(&joint, &mut rng, seen, &mut got);
+        for (sum, got) in sums.iter_mut().zip(got) {
+            *sum += f64::from(got.reward);
+        }
+    }
+    let payoffs = measured.record.players.iter().map(|player| player.payoff);
+    for (payoff, sum) in payoffs.zip(sums) {
+        assert!((payoff - sum / 6.0).abs() < 1e-6, "{payoff} {sum}");
+    }
+}
+
 #[tokio::test]
 async fn a_measurement_ends_with_its_deadline() {
     let dir = tempfile::tempdir().unwrap();
@@ -121,7 +183,10 @@ async fn a_world_where_the_agents_do_not_live_is_no_scene() {
     // The only agent of a world is one of those that live there.
     let scene = Scene::new(&service.agents, "cartpole").unwrap();
     assert_eq!(scene.observations().count(), 1);
-    assert_eq!(scene.act().unwrap()[0].rule, Some(task::FIRST_ACTION));
+    assert_eq!(
+        scene.act().unwrap()[0].rule,
+        Some(crate::task::FIRST_ACTION)
+    );
 }
 
 #[tokio::test]

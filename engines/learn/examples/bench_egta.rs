@@ -1,6 +1,6 @@
 //! How long the empirical game of the mesh takes on one core, in CPU time: 5 actions of each of the four agents, 8
-//! rollouts of 30 steps of each joint action, the interval of its NashConv, and an equilibrium with its
-//! certificate.
+//! rollouts of 30 steps of each joint action, in which the agents go on by nets of the sizes of their presets, the
+//! interval of its NashConv, and an equilibrium with its certificate.
 //!
 //! ```text
 //! cargo xtask bench egta [--quick] [--json] [--seed N]
@@ -11,6 +11,7 @@ use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::{env, time::Duration};
 use tars_games::{Game, NeverStop, Options};
+use tars_learn::{Policy, algorithm, policy::Scratch, presets::preset};
 use tars_worlds::{
     Action, Generator, MeshEnv, Observations, TimeStep, World,
     egta::{Plan, measure},
@@ -19,6 +20,8 @@ use tars_worlds::{
 /// States that are measured, in full and with `--quick`.
 const STATES: usize = 20;
 const QUICK: usize = 3;
+/// The algorithm of each agent: policy, consensus, ethical, resource.
+const ALGORITHMS: [&str; 4] = ["dqn", "a2c", "ppo", "ddpg"];
 /// The steps of an episode before a state is measured.
 const APART: usize = 20;
 
@@ -86,7 +89,7 @@ fn measure_states(states: usize, seed: u64) -> Vec<Measured> {
     let mut seen = Observations::new(mesh.spec());
     let mut rng = Generator::seed_from_u64(seed);
     mesh.reset(&mut rng, &mut seen);
-    let choices = choices();
+    let (choices, policies) = (choices(), policies(&mesh, seed));
     let hold: Vec<Action> = choices.iter().map(|all| all[0].clone()).collect();
     let mut got = [TimeStep::default(); 4];
     let mut next = |state: usize| {
@@ -96,9 +99,26 @@ fn measure_states(states: usize, seed: u64) -> Vec<Measured> {
                 mesh.reset(&mut rng, &mut seen);
             }
         }
-        measure_state(&mut mesh, &choices, seed.wrapping_add(state as u64))
+        measure_state(
+            &mut mesh,
+            &choices,
+            &policies,
+            seed.wrapping_add(state as u64),
+        )
     };
     (0..states).map(&mut next).collect()
+}
+
+/// Nets of the presets, as they are initialised: how long they take does not depend on what they have learned.
+fn policies(mesh: &MeshEnv, seed: u64) -> Vec<Policy> {
+    let agents = ALGORITHMS.iter().zip(&mesh.spec().agents);
+    let mut rng = Generator::seed_from_u64(seed);
+    let create = |(name, space): (&&str, _)| {
+        let algorithm = algorithm::find(name).expect("a built-in algorithm");
+        let learner = algorithm.create(space, &preset(name, "mesh"), 1, &mut rng);
+        learner.expect("a preset suits its agent").policy()
+    };
+    agents.map(create).collect()
 }
 
 /// Five actions of each agent, the first of which holds.
@@ -113,14 +133,24 @@ fn choices() -> [Vec<Action>; 4] {
     ]
 }
 
-fn measure_state(mesh: &mut MeshEnv, choices: &[Vec<Action>], seed: u64) -> Measured {
-    let then: Vec<Action> = choices.iter().map(|all| all[0].clone()).collect();
+fn measure_state(
+    mesh: &mut MeshEnv,
+    choices: &[Vec<Action>],
+    policies: &[Policy],
+    seed: u64,
+) -> Measured {
+    let mut scratch = Scratch::default();
+    let mut then = |seen: &Observations, joint: &mut [Action]| {
+        for (at, (policy, action)) in policies.iter().zip(joint).enumerate() {
+            *action = policy.act(seen.of(at), &[], &mut scratch).action;
+        }
+    };
     let plan = Plan {
         seed,
         ..Plan::default()
     };
     let begun = cpu_time();
-    let found = measure(mesh, choices, &then, &plan).expect("the choices are in their spaces");
+    let found = measure(mesh, choices, &mut then, &plan).expect("the choices are in their spaces");
     let rolled_out = cpu_time();
     let profile = vec![vec![1.0, 0.0, 0.0, 0.0, 0.0]; 4];
     std::hint::black_box(found.nash_conv_interval(&profile, 200, 0.95, seed));
