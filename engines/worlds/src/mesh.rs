@@ -33,6 +33,7 @@ mod observe;
 mod queue;
 mod replicas;
 mod reward;
+mod spread;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -48,6 +49,7 @@ pub use fair::{Alpha, jain};
 pub(crate) use forecast::Forecast;
 pub use interval::Interval;
 pub use queue::erlang_c;
+pub use spread::Spread;
 
 use crate::{
     space::{Action, WorldSpec},

@@ -4,6 +4,7 @@ mod check;
 
 pub use check::BadCalibration;
 
+use super::spread::Spread;
 use serde::{Deserialize, Serialize};
 
 /// The largest number of tenants. A live mesh with more groups the smaller ones.
@@ -34,6 +35,9 @@ pub struct Calibration {
     pub tenants: Vec<Tenant>,
     /// The services, up to [`MAX_SERVICES`]. Every call passes the first one, and then one of the others.
     pub services: Vec<Service>,
+    /// How the times of all calls are spread, where that was measured; without it each call's are log-normal.
+    #[serde(default)]
+    pub spread: Option<Spread>,
     /// How load varies.
     pub traffic: Traffic,
     /// What callers do when a call fails.
@@ -252,6 +256,7 @@ impl Calibration {
                 service("automl", 0.090, [1, 12], 15.0),
                 service("hypersync", 0.060, [1, 6], 15.0),
             ],
+            spread: None,
             traffic: Traffic {
                 diurnal: 0.5,
                 peak_hour: 14.0,

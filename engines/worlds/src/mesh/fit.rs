@@ -4,6 +4,8 @@
 //! as a few observations, so that a parameter of which little was seen stays near it (Bayesian shrinkage with
 //! conjugate pseudo-counts). A calibration is judged by what it was not fitted to: it predicts the throughput
 //! and the latencies of each following window, and the relative errors decide.
+//!
+//! Of a mesh with one service, the latencies of the windows also say how the times of calls are spread.
 
 mod measure;
 mod predict;
@@ -13,7 +15,10 @@ mod tests;
 pub use measure::{Approvals, BadWindow, Histogram, ServiceWindow, TenantWindow, Window};
 pub use predict::{Prediction, predict};
 
-use super::calibration::{Calibration, Changes, Service, Tenant};
+use super::{
+    calibration::{Calibration, Changes, Service, Tenant},
+    spread::{QUANTILES, Spread},
+};
 use serde::{Deserialize, Serialize};
 
 /// By what an older window counts less than the one after it.
@@ -163,6 +168,8 @@ struct Sums {
     tenants: Vec<TenantWindow>,
     services: Vec<ServiceWindow>,
     approvals: Approvals,
+    /// None before the first window.
+    latencies: Option<Histogram>,
 }
 
 /// A mean of which the prior counts as some observations.
@@ -182,6 +189,7 @@ impl Sums {
             tenants: vec![tenant; prior.tenants.len()],
             services: vec![ServiceWindow::default(); prior.services.len()],
             approvals: Approvals::default(),
+            latencies: None,
         }
     }
 
@@ -194,6 +202,12 @@ impl Sums {
             sum.add(new, FORGETTING);
         }
         self.approvals.add(&window.approvals, FORGETTING);
+        match &mut self.latencies {
+            Some(latencies) if latencies.bounds() == window.latencies.bounds() => {
+                latencies.add(&window.latencies, FORGETTING);
+            }
+            latencies => *latencies = Some(window.latencies.clone()),
+        }
     }
 
     fn fit(&self, prior: &Calibration) -> Calibration {
@@ -205,6 +219,11 @@ impl Sums {
         for at in 0..fitted.services.len() {
             let work = self.mean_work(at, &fitted.tenants);
             self.fit_service(at, &mut fitted.services[at], work);
+        }
+        if self.services.len() == 1 {
+            let work = self.mean_work(0, &fitted.tenants);
+            let spread = self.spread(&fitted.services[0], work);
+            fitted.spread = spread.or(fitted.spread);
         }
         self.fit_retries(&mut fitted);
         fitted.changes = self.fit_changes(&prior.changes);
@@ -267,6 +286,19 @@ impl Sums {
         service.service_cv2 = (within - 1.0).max(0.0);
         let start_up = shrink(start_up_s, PRIOR_START_UPS, sums.start_up_s, sums.start_ups);
         service.start_up_s = start_up;
+    }
+
+    /// How the times of the calls of the only service are spread, as parts of its fitted mean; `None` before
+    /// there were calls.
+    fn spread(&self, service: &Service, [work, work_squared]: [f64; 2]) -> Option<Spread> {
+        let latencies = self.latencies.as_ref().filter(|all| all.total() > 0.0)?;
+        let mean = service.service_time_s * work;
+        let part = |at: usize| (at as f64 + 0.5) / QUANTILES as f64;
+        let quantiles = (0..QUANTILES).map(|at| latencies.quantile(part(at)) / mean);
+        Some(Spread {
+            quantiles: quantiles.collect(),
+            cv2: (work_squared * (1.0 + service.service_cv2) / (work * work) - 1.0).max(0.0),
+        })
     }
 
     fn fit_retries(&self, fitted: &mut Calibration) {

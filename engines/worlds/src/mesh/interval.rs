@@ -3,7 +3,7 @@
 use super::{
     calibration::{Calibration, MAX_SERVICES, MAX_TENANTS},
     fair::{PerTenant, jain},
-    latency::Latency,
+    latency::{Latency, Mixture},
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,6 +69,17 @@ impl Interval {
             all += path.calls;
         }
         if all > 0.0 { late / all } else { 0.0 }
+    }
+
+    /// The latency of all calls that ended at a service; `None` when there were none.
+    pub(crate) fn pooled(&self) -> Option<Latency> {
+        let mut mixture = Mixture::default();
+        for path in self.paths.as_flattened() {
+            if path.calls > 0.0 {
+                mixture.add(path.calls, &path.latency);
+            }
+        }
+        mixture.latency()
     }
 
     /// The calls of all tenants that ended at a service, in time or late.

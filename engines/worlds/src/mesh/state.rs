@@ -280,11 +280,16 @@ impl State {
             interval.latency[tenant] = own.latency().map_or(0.0, |latency| latency.mean);
             interval.satisfaction[tenant] = satisfaction(calibration, tenant, interval);
         }
-        interval.slow = share(slow, all, 0.0);
         if let Some(latency) = mixture.latency() {
             interval.quantiles = latency.quantiles();
+            if let Some(spread) = &calibration.spread {
+                let spreading = spread.of(&latency);
+                interval.quantiles = spreading.quantiles();
+                slow = sum(&interval.dropped) + interval.completed() * spreading.exceeds(objective);
+            }
             interval.in_flight = interval.completed() / calibration.interval_s * latency.mean;
         }
+        interval.slow = share(slow, all, 0.0);
     }
 
     fn will_retry(&self, calibration: &Calibration) -> PerTenant {

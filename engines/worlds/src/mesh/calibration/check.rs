@@ -4,6 +4,7 @@ use super::{
     Calibration, Changes, Clients, MAX_APPROVERS, MAX_REPLICAS, MAX_SERVICES, MAX_TENANTS, Rewards,
     Service, Tenant, Traffic,
 };
+use crate::mesh::spread::Spread;
 
 /// A parameter that no mesh has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +33,9 @@ impl Calibration {
         positive("bucket_s", self.bucket_s)?;
         positive("objective_s", self.objective_s)?;
         probability("disorder", self.disorder)?;
+        if let Some(spread) = &self.spread {
+            spread.check()?;
+        }
         self.traffic.check()?;
         self.clients.check()?;
         self.rewards.check()?;
@@ -126,6 +130,19 @@ impl Rewards {
             not_negative(name, weight)?;
         }
         Ok(())
+    }
+}
+
+impl Spread {
+    fn check(&self) -> Result<(), BadCalibration> {
+        let rises = self.quantiles.windows(2).all(|pair| pair[0] <= pair[1]);
+        require(!self.quantiles.is_empty() && rises, || {
+            "the quantiles of the spread do not rise".into()
+        })?;
+        for quantile in &self.quantiles {
+            positive("a quantile of the spread", *quantile)?;
+        }
+        not_negative("cv2 of the spread", self.cv2)
     }
 }
 

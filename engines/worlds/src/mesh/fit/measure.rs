@@ -120,6 +120,13 @@ impl Histogram {
         &self.bounds
     }
 
+    /// Adds a newer histogram with the same bounds; what was there counts less.
+    pub(super) fn add(&mut self, new: &Self, forget: f64) {
+        for (sum, new) in self.counts.iter_mut().zip(&new.counts) {
+            *sum = forget * *sum + new;
+        }
+    }
+
     /// How many latencies there are.
     pub fn total(&self) -> f64 {
         self.counts.iter().sum()

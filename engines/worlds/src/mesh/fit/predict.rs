@@ -39,8 +39,15 @@ pub fn predict(calibration: &Calibration, window: &Window) -> Prediction {
         }
         let calls = interval.completed();
         completed += calls;
+        let pooled = interval.pooled();
+        let spreading = calibration.spread.as_ref().zip(pooled.as_ref());
+        let spreading = spreading.map(|(spread, pooled)| spread.of(pooled));
         for (below, bound) in below.iter_mut().zip(bounds) {
-            *below += calls * (1.0 - interval.exceeds(*bound));
+            let late = match &spreading {
+                Some(spreading) => spreading.exceeds(*bound),
+                None => interval.exceeds(*bound),
+            };
+            *below += calls * (1.0 - late);
         }
     }
     below[bounds.len()] = completed;
