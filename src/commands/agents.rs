@@ -206,7 +206,7 @@ fn row(agent: &Value) -> Vec<String> {
     vec![
         text(&agent["agent_id"]),
         text(&agent["agent_type"]),
-        text(&agent["environment"]),
+        listing::world_of(agent),
         short(&agent["version"]),
         answers_by(agent),
         listing::rounded(&agent["last_return"]),
@@ -252,7 +252,7 @@ async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandErro
     for (name, value) in [
         ("agent", text(&agent["agent_id"])),
         ("type", text(&agent["agent_type"])),
-        ("environment", text(&agent["environment"])),
+        ("environment", listing::world_of(&agent)),
         ("state", state(&agent).to_owned()),
         ("version", short(&agent["version"])),
         ("approved", short(&agent["approved_version"])),

@@ -77,6 +77,20 @@ pub(super) fn short(value: &Value) -> String {
     }
 }
 
+/// An environment, with the calibration that figures from it depend on: `mesh (calibration shipped)`.
+pub(super) fn world(environment: &str, calibration: Option<&str>) -> String {
+    match calibration {
+        None | Some("") => environment.to_owned(),
+        Some(name) => format!("{environment} (calibration {name})"),
+    }
+}
+
+/// The environment that an answer is about, as [`world`] names it.
+pub(super) fn world_of(answer: &Value) -> String {
+    let calibration = text(&answer["calibration"]);
+    world(&text(&answer["environment"]), Some(&calibration))
+}
+
 /// A return with two decimals; `-` for nothing.
 pub(super) fn rounded(value: &Value) -> String {
     number(value).map_or_else(|| "-".to_owned(), |number| format!("{number:.2}"))
@@ -135,6 +149,17 @@ mod tests {
         ] {
             assert_eq!(hyperparameter(name, &value), shown);
         }
+    }
+
+    #[test]
+    fn an_environment_is_named_with_its_calibration() {
+        let answer = json!({ "environment": "mesh", "calibration": "shipped" });
+        assert_eq!(world_of(&answer), "mesh (calibration shipped)");
+        let none = json!({ "environment": "taxi", "calibration": "" });
+        assert_eq!(
+            (world_of(&none), world("taxi", None)),
+            ("taxi".into(), "taxi".into())
+        );
     }
 
     #[test]

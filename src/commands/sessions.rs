@@ -206,7 +206,7 @@ async fn create(
     }
     let id = text(&session["session_id"]);
     say!("{id}");
-    let (environment, seed) = (text(&session["environment"]), short(&session["seed"]));
+    let (environment, seed) = (listing::world_of(&session), short(&session["seed"]));
     note!("a world of {environment} with the seed {seed}; `tars sessions step {id}` steps it");
     Ok(ExitCode::SUCCESS)
 }
@@ -234,7 +234,7 @@ async fn list(rest: &Rest, json: bool) -> Result<ExitCode, CommandError> {
         };
         vec![
             text(&session["session_id"]),
-            text(&session["environment"]),
+            listing::world_of(session),
             short(&session["seed"]),
             short(&session["steps"]),
             short(&session["episode"]),

@@ -5,7 +5,12 @@ mod chart;
 mod curves;
 pub(super) mod watch;
 
-use super::{CommandError, Global, listing::short, output, progress::Progress};
+use super::{
+    CommandError, Global,
+    listing::{self, short},
+    output,
+    progress::Progress,
+};
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use curves::{Curves, Record};
 use indicatif::ProgressBar;
@@ -22,7 +27,7 @@ use tars_learn::{
         TrainingError,
     },
 };
-use tars_worlds::{AgentSpace, make_world, world_names};
+use tars_worlds::{AgentSpace, calibration_of, make_world, world_names};
 
 const NOTHING: &str = "give --env, --algo and --steps, or a subcommand; see `tars train --help`";
 
@@ -138,9 +143,10 @@ impl Local {
         let trained = self.train();
         let seeds = trained.map_err(|e| e.in_json_if(json))?;
         if json {
-            say!("{:#}", json!({ "seeds": seeds }));
+            say!("{:#}", printed(&seeds, calibration_of(&self.env)));
         } else {
             table(&seeds);
+            say!("in {}", self.world());
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -159,7 +165,7 @@ impl Local {
         };
         let progress = Progress::new(self.json);
         if agents.len() > 1 && self.agent.is_none() {
-            let (algo, name, env) = (&self.algo, &agents[agent].name, &self.env);
+            let (algo, name, env) = (&self.algo, &agents[agent].name, self.world());
             progress.done(&format!(
                 "{algo} learns as {name} in {env}; --agent names another"
             ));
@@ -179,17 +185,23 @@ impl Local {
         Ok(trained)
     }
 
+    /// The environment, with the calibration that the returns depend on.
+    fn world(&self) -> String {
+        listing::world(&self.env, calibration_of(&self.env))
+    }
+
     /// The files of the learning curve; the name has the agent in it where there are several.
     fn curves(&self, agent: usize, agents: &[AgentSpace]) -> Result<Option<Curves>, CommandError> {
         let Some(folder) = &self.out else {
             return Ok(None);
         };
         let (env, algo, agent_name) = (&self.env, &self.algo, &agents[agent].name);
+        let world = self.world();
         let (name, title) = match agents {
-            [_] => (format!("{env}-{algo}"), format!("{algo} in {env}")),
+            [_] => (format!("{env}-{algo}"), format!("{algo} in {world}")),
             _ => (
                 format!("{env}-{agent_name}-{algo}"),
-                format!("{algo} in {env}, as {agent_name}"),
+                format!("{algo} in {world}, as {agent_name}"),
             ),
         };
         Curves::create(folder, &name, title, agent).map(Some)
@@ -358,6 +370,15 @@ fn cpu_time() -> Duration {
     )
 }
 
+/// What is printed as JSON: the seeds, and the calibration that their returns depend on, where there is one.
+fn printed(seeds: &[Seed], calibration: Option<&str>) -> Value {
+    let mut printed = json!({ "seeds": seeds });
+    if let Some(name) = calibration {
+        printed["calibration"] = json!(name);
+    }
+    printed
+}
+
 fn table(seeds: &[Seed]) {
     let row = |seed: &Seed| {
         let last = seed.evaluations.last().map_or(f64::NAN, |e| e.mean_return);
@@ -461,6 +482,13 @@ mod tests {
         assert_eq!(names, ["a2c", "dqn", "ppo"]);
         let unfit = wrong("--env mesh --algo dqn --agent resource --steps 10");
         assert!(unfit.ends_with("resource by a2c, ddpg or ppo"), "{unfit}");
+    }
+
+    #[test]
+    fn what_is_printed_names_the_calibration_of_a_world_that_has_one() {
+        assert_eq!(printed(&[], None), json!({ "seeds": [] }));
+        let of_mesh = json!({ "seeds": [], "calibration": "shipped" });
+        assert_eq!(printed(&[], calibration_of("mesh")), of_mesh);
     }
 
     #[test]

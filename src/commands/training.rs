@@ -276,7 +276,7 @@ fn row(run: &Value) -> Vec<String> {
     vec![
         text(&run["run_id"]),
         agents(run),
-        text(&run["environment"]),
+        listing::world_of(run),
         state_with_reason(run),
         steps(run),
         rate(run),
@@ -385,14 +385,14 @@ mod tests {
     #[test]
     fn a_run_is_one_row_with_what_each_agent_came_to() {
         let mut run = json!({
-            "run_id": "r", "state": "TRAINING_STATE_RUNNING", "environment": "mesh", "steps": "20000",
-            "steps_done": "3000", "rate": 1234.4, "queued_at": "now",
+            "run_id": "r", "state": "TRAINING_STATE_RUNNING", "environment": "mesh", "calibration": "shipped",
+            "steps": "20000", "steps_done": "3000", "rate": 1234.4, "queued_at": "now",
             "members": [{ "agent_id": "policy" }, { "agent_id": "resource" }],
         });
         let cells = [
             "r",
             "policy,resource",
-            "mesh",
+            "mesh (calibration shipped)",
             "running",
             "3000/20000",
             "1234",

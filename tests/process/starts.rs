@@ -125,6 +125,7 @@ fn the_demo_does_the_main_job() {
         (&json!(1), &json!(2))
     );
     assert_eq!(report["trace_id"].as_str().unwrap().len(), 32);
+    assert_eq!(report["calibration"], "shipped", "{report}");
     let distance = |name: &str| report[name].as_f64().unwrap();
     for name in ["nash_conv_before", "nash_conv_after"] {
         assert!(distance(name) > 0.0, "{report}");

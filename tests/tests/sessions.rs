@@ -45,6 +45,7 @@ async fn the_living_agents_step_a_world_and_are_rewarded() {
         (&session["environment"], &session["seed"]),
         (&json!("mesh"), &json!("11"))
     );
+    assert_eq!(session["calibration"], "shipped");
     let seen = session["observations"].as_object().unwrap();
     assert!(seen.keys().eq(AGENTS));
     let widths = AGENTS.map(|agent| seen[agent]["values"].as_array().unwrap().len());
@@ -220,6 +221,8 @@ async fn the_distance_from_an_equilibrium_is_measured_and_exported() {
     );
     let (game, found) = (&measured["game"], &measured["equilibrium"]);
     assert_eq!(game["rollouts"], 8);
+    let named = [&measured["calibration"], &game["calibration"]];
+    assert_eq!(named, ["shipped", "shipped"], "{measured}");
     assert_eq!(found["converged"], true, "{found}");
     for agent in AGENTS {
         let mix = found["strategy_profile"][agent]["probabilities"].as_array();
@@ -231,6 +234,14 @@ async fn the_distance_from_an_equilibrium_is_measured_and_exported() {
     let distance = number(&game["nash_convergence_distance"]["value"]);
     assert!((regrets - distance).abs() < 1e-6);
     eventually("it is exported", exported).await;
+    let all = "/api/v1/orchestration/metrics/training/nash/visualization?all=true";
+    let history = developer.get(all).await.unwrap()["convergence_history"].take();
+    let history = history.as_array().unwrap();
+    assert!(history.len() >= 2 && history.iter().all(|of| of["calibration"] == "shipped"));
+    let agents = developer.get("/api/v1/orchestration/agents/state").await;
+    let agents = agents.unwrap()["agents"].take();
+    let mut agents = agents.as_array().unwrap().iter();
+    assert!(agents.all(|agent| agent["calibration"] == "shipped"));
 
     let id = create(&developer).await;
     let both = json!({ "session_id": id, "seed": "1" });

@@ -56,6 +56,7 @@ static SPEC: LazyLock<WorldSpec> = LazyLock::new(|| {
             action: ActionSpace::named(&["torque_negative", "torque_none", "torque_positive"]),
         }],
         max_steps: Some(MAX_STEPS),
+        calibration: None,
     }
 });
 

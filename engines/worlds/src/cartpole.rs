@@ -48,6 +48,7 @@ static SPEC: LazyLock<WorldSpec> = LazyLock::new(|| WorldSpec {
         action: ActionSpace::named(&["push_left", "push_right"]),
     }],
     max_steps: Some(MAX_STEPS),
+    calibration: None,
 });
 
 impl State {

@@ -51,6 +51,7 @@ static SPEC: LazyLock<WorldSpec> = LazyLock::new(|| {
         name: "congestion".into(),
         agents: (0..DRIVERS).map(space).collect(),
         max_steps: Some(MAX_STEPS),
+        calibration: None,
     }
 });
 

@@ -40,6 +40,7 @@ impl Cournot {
             name: format!("cournot_{firms}").into(),
             agents: (0..firms).map(|firm| space(firm, firms)).collect(),
             max_steps: Some(MAX_STEPS),
+            calibration: None,
         };
         let state = State {
             quantities: vec![0.0; firms],

@@ -50,6 +50,7 @@ static SPEC: LazyLock<WorldSpec> = LazyLock::new(|| {
             action: ActionSpace::named(&["up", "down", "left", "right"]),
         }],
         max_steps: Some(MAX_STEPS),
+        calibration: None,
     }
 });
 

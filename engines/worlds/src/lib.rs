@@ -39,6 +39,8 @@ pub use space::{Action, ActionSpace, AgentSpace, Component, WorldSpec};
 pub use taxi::Taxi;
 pub use world::{Generator, Observations, Soundness, TimeStep, World};
 
+use std::sync::LazyLock;
+
 /// Creates a world in its initial state.
 type Make = fn() -> Box<dyn World>;
 
@@ -76,7 +78,37 @@ pub fn make_world(name: &str) -> Option<Box<dyn World>> {
     known.find(|(n, _)| *n == name).map(|(_, make)| make())
 }
 
+/// The name of the calibration that a built-in world is simulated with, which is named wherever a figure from that
+/// world is shown; `None` for a world without one, and for an unknown name.
+pub fn calibration_of(name: &str) -> Option<&'static str> {
+    static NAMES: LazyLock<Vec<(&str, Option<space::Text>)>> = LazyLock::new(|| {
+        let worlds = WORLDS.iter();
+        worlds
+            .map(|(name, make)| (*name, make().spec().calibration.clone()))
+            .collect()
+    });
+    let found = NAMES.iter().find(|(known, _)| *known == name);
+    found?.1.as_deref()
+}
+
 /// The names of the built-in worlds.
 pub fn world_names() -> impl Iterator<Item = &'static str> {
     WORLDS.iter().map(|(name, _)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mesh_alone_is_simulated_with_a_calibration() {
+        let shipped = mesh::Calibration::shipped().name;
+        for name in world_names() {
+            let expected = (name == "mesh").then_some(shipped.as_str());
+            assert_eq!(calibration_of(name), expected, "{name}");
+            let world = make_world(name).unwrap();
+            assert_eq!(world.spec().calibration.as_deref(), expected, "{name}");
+        }
+        assert_eq!(calibration_of("nowhere"), None);
+    }
 }

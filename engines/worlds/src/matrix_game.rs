@@ -126,6 +126,7 @@ impl MatrixGame {
             name,
             agents: agents.collect(),
             max_steps: Some(MAX_STEPS),
+            calibration: None,
         };
         Ok(Self {
             spec,

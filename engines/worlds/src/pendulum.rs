@@ -50,6 +50,7 @@ static SPEC: LazyLock<WorldSpec> = LazyLock::new(|| WorldSpec {
         )]),
     }],
     max_steps: Some(MAX_STEPS),
+    calibration: None,
 });
 
 /// The same angle in -π..π.

@@ -74,6 +74,8 @@ pub struct WorldSpec {
     pub agents: Vec<AgentSpace>,
     /// The steps after which an episode is truncated; `None` when only the world ends it.
     pub max_steps: Option<u32>,
+    /// The name of the calibration that a simulated mesh has its numbers from; `None` for a world that models none.
+    pub calibration: Option<Text>,
 }
 
 /// An agent's action.

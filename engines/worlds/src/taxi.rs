@@ -53,6 +53,7 @@ static SPEC: LazyLock<WorldSpec> = LazyLock::new(|| {
             action: ActionSpace::named(&actions),
         }],
         max_steps: Some(MAX_STEPS),
+        calibration: None,
     }
 });
 

@@ -171,6 +171,7 @@ impl Scene {
             low: distance.low,
             high: distance.high,
             micros: micros(clock.monotonic().since(begun)),
+            calibration: (self.world.spec().calibration.as_deref()).map(str::to_owned),
         };
         Ok(Empirical {
             holding: holding(&game, &measured),

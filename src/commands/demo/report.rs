@@ -3,7 +3,7 @@
 use super::Size;
 use crate::commands::{
     CommandError,
-    listing::{hyperparameter, number, required, text, word},
+    listing::{hyperparameter, number, required, text, word, world},
     output,
 };
 use serde::Serialize;
@@ -56,6 +56,11 @@ pub(super) struct Report {
     /// The agent that was searched and changed, and what it learns by.
     agent: String,
     agent_type: String,
+    /// Where it learns, and the calibration that the returns and distances depend on; absent where the world models
+    /// no mesh.
+    environment: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    calibration: String,
     baseline_return: f64,
     best_return: f64,
     improvement_low: f64,
@@ -112,6 +117,8 @@ impl Outcome {
         Ok(Report {
             agent: text(&self.before["agent_id"]),
             agent_type: text(&self.before["agent_type"]),
+            environment: text(&self.before["environment"]),
+            calibration: text(&self.before["calibration"]),
             given: self
                 .given
                 .iter()
@@ -249,6 +256,10 @@ impl Report {
         );
         let mut lines = vec![
             ("agent", format!("{} ({})", self.agent, self.agent_type)),
+            (
+                "environment",
+                world(&self.environment, Some(&self.calibration)),
+            ),
             ("baseline return", baseline),
             ("approved return", format!("{:.1}", self.best_return)),
             ("improvement, 95 %", format!("{low:.1} to {high:.1}")),
@@ -258,7 +269,7 @@ impl Report {
             ("trace", self.trace_id.clone()),
         ];
         if let Some((before, after)) = self.distances {
-            lines.insert(4, ("NashConv, 95 %", format!("{before} -> {after}")));
+            lines.insert(5, ("NashConv, 95 %", format!("{before} -> {after}")));
         }
         lines
     }
@@ -278,7 +289,8 @@ mod tests {
     fn outcome(state: &str, live: f64, version: &str) -> Outcome {
         let agent = |gamma: f64, noise: u32, version: &str| {
             json!({
-                "agent_id": "resource", "agent_type": "ddpg", "version": version,
+                "agent_id": "resource", "agent_type": "ddpg", "environment": "mesh", "calibration": "shipped",
+                "version": version,
                 "hyperparameters": { "gamma": gamma, "tau": 1, "noise_kind": noise },
             })
         };
@@ -314,6 +326,10 @@ mod tests {
         assert_eq!(report.rows(), rows, "tau is as it was");
         assert_eq!(report.given, ["noise_kind"]);
         assert_eq!(report.lines()[0], ("agent", "resource (ddpg)".to_owned()));
+        let named = ("environment", "mesh (calibration shipped)".to_owned());
+        assert_eq!(report.lines()[1], named);
+        let in_json = serde_json::to_value(&report).unwrap();
+        assert_eq!(in_json["calibration"], "shipped");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How steps and games are shown.
 
 use crate::commands::{
-    listing::{number, short, text},
+    listing::{number, short, text, world_of},
     output,
 };
 use serde_json::Value;
@@ -66,6 +66,7 @@ fn facts(stepped: &Value) -> Vec<(&'static str, String)> {
         ("step", step),
         ("reward", reward),
         ("nash conv", interval(&stepped["nash_convergence_distance"])),
+        ("calibration", text(&world["game"]["calibration"])),
         ("resolved by", resolved_by(stepped)),
     ];
     all.into_iter()
@@ -151,8 +152,9 @@ pub(super) fn equilibrium(measured: &Value) {
     );
     say!("{:<12} {}", "equilibrium", certificate(found));
     say!(
-        "{:<12} {} joint actions * {} rollouts * {} steps in {}",
+        "{:<12} {}: {} joint actions * {} rollouts * {} steps in {}",
         "measured",
+        world_of(measured),
         short(&game["joint_actions"]),
         short(&game["rollouts"]),
         short(&game["rollout_steps"]),
@@ -284,8 +286,10 @@ mod tests {
     fn what_was_not_measured_is_left_out() {
         assert_eq!(interval(&Value::Null), "");
         let stepped = json!({ "world": { "step": "3", "truncated": true } });
-        let facts = facts(&stepped);
+        let facts = super::facts(&stepped);
         assert_eq!(facts.len(), 2, "{facts:?}");
+        let game = json!({ "world": { "game": { "calibration": "shipped" } } });
+        assert!(super::facts(&game).contains(&("calibration", "shipped".to_owned())));
         assert!(facts[0].1.ends_with("which ended with its time"));
         assert_eq!(player(&Value::Null, "policy"), &Value::Null);
     }

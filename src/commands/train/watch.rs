@@ -195,11 +195,12 @@ fn state(run: &Value) -> String {
 /// How a run ended.
 fn describe(run: &Value) -> String {
     let mut line = format!(
-        "{}: {} of {} steps, {} episodes",
+        "{}: {} of {} steps, {} episodes in {}",
         state(run),
         text(&run["steps_done"]),
         text(&run["steps"]),
         text(&run["episodes_done"]),
+        listing::world_of(run),
     );
     let error = text(&run["error"]);
     if !error.is_empty() {

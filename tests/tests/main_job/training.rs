@@ -70,6 +70,7 @@ async fn four_agents_learn_together_and_one_against_the_frozen_others() {
         (&ended["environment"], &ended["agent_id"]),
         (&json!("mesh"), &json!("policy"))
     );
+    assert_eq!(ended["calibration"], "shipped");
     let algorithms = each(&ended["members"], "algorithm");
     assert_eq!(algorithms, ["dqn", "a2c", "ppo", "ddpg"]);
 

@@ -209,6 +209,7 @@ pub(crate) fn spec(calibration: &Calibration) -> WorldSpec {
             ),
         ],
         max_steps: Some(calibration.max_steps),
+        calibration: Some(calibration.name.clone().into()),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Agents, their versions and their stages, between the wire and the domain.
 
-use super::numbers::{given, signed, unsigned};
+use super::{
+    environments::calibration,
+    numbers::{given, signed, unsigned},
+};
 use crate::{
     OrchestrationError,
     agents::{Agent as Slot, LiveAgent},
@@ -101,6 +104,7 @@ pub(super) fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
         shadow_version: live.row.shadow.map(unsigned),
         canary_version: live.row.canary.map(unsigned),
         default_rule: slot.definition.default_rule().to_owned(),
+        calibration: calibration(&slot.definition.environment),
         rules: slot
             .definition
             .rules

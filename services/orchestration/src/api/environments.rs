@@ -4,7 +4,7 @@ use super::{Api, calibrations};
 use crate::OrchestrationError;
 use tars_interceptors::Call;
 use tars_proto::orchestration::v1::{self as pb, *};
-use tars_worlds::{ActionSpace, AgentSpace, Component, WorldSpec, world_names};
+use tars_worlds::{ActionSpace, AgentSpace, Component, WorldSpec, calibration_of, world_names};
 use tonic::{Request, Response, Status};
 
 fn components(all: &[Component]) -> Vec<pb::Component> {
@@ -46,11 +46,17 @@ fn spaces(from: &AgentSpace) -> AgentSpaces {
     spaces
 }
 
+/// The name of the calibration of an environment; empty for one without.
+pub(super) fn calibration(environment: &str) -> String {
+    calibration_of(environment).unwrap_or_default().to_owned()
+}
+
 fn environment(spec: &WorldSpec) -> Environment {
     Environment {
         name: spec.name.to_string(),
         agents: spec.agents.iter().map(spaces).collect(),
         max_steps: spec.max_steps,
+        calibration: spec.calibration.as_deref().unwrap_or_default().to_owned(),
     }
 }
 

@@ -114,6 +114,7 @@ fn distance(from: NashPoint) -> NashDistance {
         warm_up_steps: from.origin.episode.map(|episode| episode.steps),
         rollouts: u32::try_from(from.origin.rollouts).unwrap_or(u32::MAX),
         run_id: from.origin.run.map(|id| id.to_string()).unwrap_or_default(),
+        calibration: from.origin.calibration.unwrap_or_default(),
     }
 }
 
@@ -368,6 +369,7 @@ mod tests {
                 episode: Some(Episode { seed: 1, steps: 60 }),
                 rollouts: 8,
                 run: Some(run),
+                calibration: Some("shipped".to_owned()),
             };
             let point = NashPoint {
                 at_us,
@@ -402,6 +404,7 @@ mod tests {
         );
         let place = (newest[0].seed, newest[0].warm_up_steps, newest[0].rollouts);
         assert_eq!(place, (Some(1), Some(60), 8));
+        assert_eq!(newest[0].calibration, "shipped");
         let all = history_of(&api, 2, None, true).await;
         let seen: Vec<_> = all.iter().map(|d| d.nash_convergence_distance).collect();
         assert_eq!(seen, [0.5, 7.0]);

@@ -2,6 +2,7 @@
 
 use super::{
     Api, Items,
+    environments::calibration,
     games::deadline,
     numbers::{given, unsigned},
     wire,
@@ -195,6 +196,7 @@ fn game(from: GameRecord) -> MeasuredGame {
     MeasuredGame {
         nash_convergence_distance: Some(distance(&from)),
         joint_actions: from.joint_actions as u64,
+        calibration: from.calibration.unwrap_or_default(),
         rollouts: count(from.rollouts),
         rollout_steps: count(from.rollout_steps),
         repeated_steps: count(from.repeated_steps),
@@ -224,6 +226,7 @@ fn session(row: SessionRow, seen: BTreeMap<String, Vec<f32>>) -> Session {
     });
     Session {
         session_id: row.id.to_string(),
+        calibration: calibration(&row.environment),
         environment: row.environment,
         seed: row.seed as u64,
         steps: unsigned(row.steps),
@@ -265,6 +268,7 @@ fn equilibrium(place: Place, from: Found) -> MeasureEquilibriumResponse {
         .collect();
     let mut response = MeasureEquilibriumResponse {
         measured_at: Some(timestamp(from.at_us)),
+        calibration: from.game.calibration.clone().unwrap_or_default(),
         environment: from.environment,
         game: Some(game(from.game)),
         equilibrium: Some(wire::equilibrium(&players, from.solution, 0)),

@@ -3,6 +3,7 @@
 use super::{
     Api, Items,
     agents::values,
+    environments::calibration,
     numbers::{signed, unsigned},
 };
 use crate::{
@@ -70,6 +71,7 @@ fn training_run(view: RunView) -> TrainingRun {
             store::Others::Live => Others::Live,
         }
         .into(),
+        calibration: calibration(&row.environment),
         environment: row.environment,
         rate: row.rate,
     }

@@ -71,6 +71,7 @@ impl Offer {
                 name: format!("external/{}", self.name).into(),
                 agents: self.agents,
                 max_steps: self.max_steps,
+                calibration: None,
             },
             name: self.name,
             max_copies: self.max_copies,

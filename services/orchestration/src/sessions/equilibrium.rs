@@ -201,6 +201,7 @@ impl Equilibrium {
                 episode,
                 rollouts: asked.rollouts,
                 run: asked.run,
+                calibration: self.game.calibration.clone(),
             },
         }
     }

@@ -61,6 +61,9 @@ pub(crate) struct NashOrigin {
     /// The training run after which it was measured.
     #[serde(default)]
     pub(crate) run: Option<Uuid>,
+    /// As in [`GameRecord`](super::GameRecord).
+    #[serde(default)]
+    pub(crate) calibration: Option<String>,
 }
 
 /// An episode of the agents that are live, and how far it is played.
@@ -147,6 +150,7 @@ mod tests {
                 episode: Some(Episode { seed: 1, steps: 60 }),
                 rollouts: 8,
                 run: None,
+                calibration: Some("shipped".into()),
             },
         }
     }

@@ -106,6 +106,9 @@ pub(crate) struct GameRecord {
     pub(crate) high: f64,
     /// How long the measurement took.
     pub(crate) micros: u64,
+    /// The name of the calibration of the world, if it has one; absent where it was not recorded yet.
+    #[serde(default)]
+    pub(crate) calibration: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

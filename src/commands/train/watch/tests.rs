@@ -83,11 +83,11 @@ fn the_end_of_a_run_has_a_line_and_each_agent_its_own() {
     let run = |state: &str| {
         json!({
             "state": format!("TRAINING_STATE_{state}"), "steps": "200", "steps_done": "120",
-            "episodes_done": "7", "error": "",
+            "episodes_done": "7", "error": "", "environment": "mesh", "calibration": "shipped",
         })
     };
     let mut completed = run("COMPLETED");
-    let line = "completed: 120 of 200 steps, 7 episodes";
+    let line = "completed: 120 of 200 steps, 7 episodes in mesh (calibration shipped)";
     assert_eq!(describe(&completed), line);
     let member = |agent: &str, mean: f64, version: &str| json!({ "agent_id": agent, "final_return": mean, "weights_version": version });
     let members = [
@@ -110,7 +110,7 @@ fn the_end_of_a_run_has_a_line_and_each_agent_its_own() {
     assert_eq!(results[2], aside);
     let mut failed = run("FAILED");
     failed["error"] = json!("it\ndiverged");
-    let line = "failed: 120 of 200 steps, 7 episodes; it\\ndiverged";
+    let line = "failed: 120 of 200 steps, 7 episodes in mesh (calibration shipped); it\\ndiverged";
     assert_eq!(describe(&failed), line);
 }
 
