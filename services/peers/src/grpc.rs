@@ -137,6 +137,7 @@ mod tests {
                     mean_return,
                     ..AgentProgress::default()
                 }],
+                rate: None,
             };
             let expected = Update::Progress {
                 step: 3,

@@ -15,9 +15,12 @@ use crate::{
 use clap::Args;
 use indicatif::ProgressBar;
 use serde_json::Value;
-use std::{collections::VecDeque, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 use tars_proto::reason;
-use tokio::time::Instant;
+use tokio::{
+    signal::ctrl_c,
+    time::{Instant, sleep},
+};
 use uuid::Uuid;
 
 const RUNS: &str = "/api/v1/orchestration/training";
@@ -25,7 +28,7 @@ const STATE: &str = "/api/v1/orchestration/agents/state";
 const HISTORY: &str = "/api/v1/orchestration/metrics/training/nash/visualization";
 
 /// What `tars train watch` and `tars training watch` have below their options.
-pub(in crate::commands) const HELP: &str = "Examples:\n  tars train watch\n  tars train watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars train watch --json | jq .progress.agents[].mean_return\n\nA lost connection is made again, and the reports go on after the last one. EXPLORATION is the chance of a random\naction (dqn) or the deviation of the noise (ddpg); a2c and ppo explore by their entropy.";
+pub(in crate::commands) const HELP: &str = "Examples:\n  tars train watch\n  tars train watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars train watch --json | jq .progress.agents[].mean_return\n\nA lost connection is made again, and the reports go on after the last one. EXPLORATION is the chance of a random\naction or the deviation of the noise, of an agent that does not explore by its ENTROPY. The last report waits a few\nseconds for how far the agents are from an equilibrium then; with --json it has that as `nash_distance`.";
 
 const NO_RUN: &str = "there is no training run yet; `tars training start` starts one";
 
@@ -33,11 +36,6 @@ const ADVICE: &[Advice] = &[(
     reason::NOT_FOUND,
     "`tars train watch` without an id follows the newest run",
 )];
-
-/// The time over which the steps per second are measured.
-const MEASURED: Duration = Duration::from_secs(10);
-/// A shorter time says nothing.
-const TOO_SHORT: Duration = Duration::from_millis(500);
 
 /// The columns that a report has, and how wide they are; together they fit on 100 characters.
 const COLUMNS: [(&str, usize); 10] = [
@@ -56,6 +54,9 @@ const COLUMNS: [(&str, usize); 10] = [
 const ROWS: f64 = 20.0;
 /// How many of the newest measurements of the distance from an equilibrium are looked through for the run's.
 const MEASURED_GAMES: usize = 20;
+/// How long it is waited for, and how often it is looked for: it is measured after the weights have become live.
+const WAIT: Duration = Duration::from_secs(8);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Follow a training run of a mesh until it ends; Ctrl-C stops nothing. Exits with 1 unless it completes.
 #[derive(Debug, Args)]
@@ -124,29 +125,36 @@ async fn follow(
         false => returns(&session.rest()).await?,
     };
     let mut shown = Shown::new(&run, how);
-    let mut ended = run;
+    let (mut last, mut ended) = (Value::Null, run);
     let path = format!("{RUNS}/{id}/events");
     let followed = events::follow(session, &path, &goes_on, |item| {
+        if item["ended"].is_object() {
+            (last, ended) = (item.clone(), item["ended"].clone());
+            return false;
+        }
         match how.json {
             true => say!("{item}"),
             false => shown.item(item),
-        }
-        if item["ended"].is_object() {
-            ended = item["ended"].clone();
-            return false;
         }
         true
     });
     followed.await?;
     shown.bar.finish_and_clear();
-    if !how.json {
-        say!("{}", describe(&ended));
-        let live = live_weights(&session.rest()).await?;
-        results(&ended, &before, &live)
-            .iter()
-            .for_each(|line| say!("{line}"));
-        if let Some(line) = distance(&session.rest(), &id).await? {
-            say!("{line}");
+    let rest = session.rest();
+    let live = live_weights(&rest).await?;
+    match how.json {
+        true => {
+            last["nash_distance"] = measured(&rest, &ended, &live).await?.unwrap_or_default();
+            say!("{last}");
+        }
+        false => {
+            say!("{}", describe(&ended));
+            results(&ended, &before, &live)
+                .iter()
+                .for_each(|line| say!("{line}"));
+            if let Some(found) = measured(&rest, &ended, &live).await? {
+                say!("{}", distance(&found));
+            }
         }
     }
     Ok(ExitCode::from(u8::from(state(&ended) != "completed")))
@@ -170,22 +178,69 @@ async fn live_weights(rest: &Rest) -> Result<Vec<(String, Value)>, CommandError>
     Ok(agents.map(live).collect())
 }
 
-/// How far the agents are from an equilibrium with what the run made, where it was measured.
-async fn distance(rest: &Rest, run: &str) -> Result<Option<String>, CommandError> {
+/// How far the agents are from an equilibrium with what the run made; `None` where it is not measured. It is waited for
+/// where the run has changed what is live.
+async fn measured(
+    rest: &Rest,
+    run: &Value,
+    live: &[(String, Value)],
+) -> Result<Option<Value>, CommandError> {
+    let id = listing::required(run, "run_id")?;
+    let look = async || point(rest, &id).await;
+    let found = look().await?;
+    if found.is_some() || !members(run).any(|member| is_live(member, live)) {
+        return Ok(found);
+    }
+    let seconds = WAIT.as_secs();
+    note!("waiting up to {seconds} s for the distance from an equilibrium, measured after a run");
+    let found = tokio::select! {
+        found = wait_for(look) => found?,
+        interrupted = ctrl_c() => {
+            interrupted.map_err(CommandError::Runtime)?;
+            None
+        }
+    };
+    if found.is_none() {
+        note!(
+            "not measured yet: that is done once a minute at most; `tars sessions nash` measures it now"
+        );
+    }
+    Ok(found)
+}
+
+/// Looks for something until it is there, or the time is over.
+async fn wait_for<E>(
+    mut look: impl AsyncFnMut() -> Result<Option<Value>, E>,
+) -> Result<Option<Value>, E> {
+    let until = Instant::now() + WAIT;
+    while Instant::now() < until {
+        sleep(LOOK).await;
+        if let Some(found) = look().await? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// The measurement after a run, if there is one.
+async fn point(rest: &Rest, run: &str) -> Result<Option<Value>, CommandError> {
     let path = format!("{HISTORY}?limit={MEASURED_GAMES}");
-    let history = rest.get(&path).await?["convergence_history"].take();
-    let mut measured = history.as_array().into_iter().flatten().rev();
-    let found = measured.find(|one| one["run_id"] == run);
-    Ok(found.map(|one| {
-        let of = |name: &str| number(&one[name]).unwrap_or(f64::NAN);
-        format!(
-            "  {:<10} {:.4} (95 %: {:.4} to {:.4}), where 0 is an equilibrium",
-            "NashConv",
-            of("nash_convergence_distance"),
-            of("low"),
-            of("high")
-        )
-    }))
+    let mut history = rest.get(&path).await?["convergence_history"].take();
+    let points = history.as_array_mut().into_iter().flatten().rev();
+    let found = points.into_iter().find(|one| one["run_id"] == run);
+    Ok(found.map(Value::take))
+}
+
+/// A measured distance on a line.
+fn distance(measured: &Value) -> String {
+    let of = |name: &str| number(&measured[name]).unwrap_or(f64::NAN);
+    format!(
+        "  {:<10} {:.4} (95 %: {:.4} to {:.4}), where 0 is an equilibrium",
+        "NashConv",
+        of("nash_convergence_distance"),
+        of("low"),
+        of("high")
+    )
 }
 
 fn state(run: &Value) -> String {
@@ -215,7 +270,7 @@ fn results(run: &Value, before: &[(String, f64)], live: &[(String, Value)]) -> V
     let line = |member: &Value| {
         let after = number(&member["final_return"])?;
         let agent = text(&member["agent_id"]);
-        let is_live = live.contains(&(agent.clone(), member["weights_version"].clone()));
+        let is_live = is_live(member, live);
         let known = before.iter().find(|(id, _)| *id == agent);
         let version = text(&member["weights_version"]);
         Some(match known {
@@ -232,6 +287,12 @@ fn results(run: &Value, before: &[(String, f64)], live: &[(String, Value)]) -> V
     members(run).filter_map(line).collect()
 }
 
+/// Whether what a run made of an agent is live.
+fn is_live(member: &Value, live: &[(String, Value)]) -> bool {
+    let made = &member["weights_version"];
+    !made.is_null() && live.contains(&(text(&member["agent_id"]), made.clone()))
+}
+
 fn members(run: &Value) -> impl Iterator<Item = &Value> {
     run["members"].as_array().into_iter().flatten()
 }
@@ -239,9 +300,8 @@ fn members(run: &Value) -> impl Iterator<Item = &Value> {
 /// What a person sees of a run: rows for some of the reports, and on a terminal a bar below them.
 struct Shown {
     bar: ProgressBar,
-    rate: Rate,
-    /// The agents that the run trains, with what they learn by.
-    learners: Vec<(String, String)>,
+    /// The agents that the run trains.
+    learners: Vec<String>,
     steps: f64,
     every: f64,
     /// The step from which a report has rows.
@@ -252,11 +312,9 @@ struct Shown {
 impl Shown {
     fn new(run: &Value, how: &Watched) -> Self {
         let steps = number(&run["steps"]).unwrap_or(0.0);
-        let seen = number(&run["steps_done"]).unwrap_or(0.0);
-        let learner = |member: &Value| (text(&member["agent_id"]), text(&member["algorithm"]));
+        let learner = |member: &Value| text(&member["agent_id"]);
         Self {
             bar: Progress::new(how.json).bar("training", steps as u64),
-            rate: Rate::after(seen),
             learners: members(run).map(learner).collect(),
             steps,
             every: how.every.map_or(steps / ROWS, |every| every as f64),
@@ -280,7 +338,6 @@ impl Shown {
             return;
         }
         let step = number(&progress["step"]).unwrap_or(0.0);
-        self.rate.reached(step, Instant::now());
         self.bar.set_position(step as u64);
         if !self.is_due(step) {
             return;
@@ -302,12 +359,8 @@ impl Shown {
         let agents = progress["agents"].as_array().into_iter().flatten();
         let row = |(at, agent): (usize, &Value)| {
             let id = text(&agent["agent_id"]);
-            let named = self.learners.iter().find(|(known, _)| *known == id);
-            let (name, algorithm) = match named.or_else(|| self.learners.get(at)) {
-                Some((name, algorithm)) => (name.clone(), algorithm.as_str()),
-                None => (id, ""),
-            };
-            self.row(name, algorithm, &progress["step"], agent)
+            let listed = id.is_empty().then(|| self.learners.get(at).cloned());
+            self.row(listed.flatten().unwrap_or(id), progress, agent)
         };
         agents
             .enumerate()
@@ -315,37 +368,36 @@ impl Shown {
             .collect()
     }
 
-    /// The cells of one agent. What an algorithm does not have is left empty: one that learns a distribution
-    /// explores by its entropy, and a2c learns from each step once, so that nothing diverges.
-    fn row(&self, name: String, algorithm: &str, reached: &Value, of: &Value) -> [String; 10] {
-        let step = number(reached).unwrap_or(0.0);
-        let rate = self.rate.per_second();
+    /// The cells of one agent. What was not measured is left empty, and so is the exploration of an agent that
+    /// explores by its entropy, which has a column.
+    fn row(&self, name: String, progress: &Value, of: &Value) -> [String; 10] {
+        let step = number(&progress["step"]).unwrap_or(0.0);
+        let rate = number(&progress["rate"]).filter(|rate| *rate > 0.0);
         let left = rate.map(|rate| duration((self.steps - step).max(0.0) / rate));
         let rate = rate.map(|rate| format!("{rate:.0}"));
-        let unknown = || "-".to_owned();
-        let unless = |absent: bool, value: &Value| match absent {
-            true => String::new(),
-            false => cell(value),
+        let exploration = match of["entropy"].is_null() {
+            true => cell(&of["exploration"]),
+            false => String::new(),
         };
         [
             name,
-            text(reached),
+            text(&progress["step"]),
             cell(&of["mean_return"]),
             cell(&of["loss"]),
             cell(&of["value_loss"]),
-            unless(["dqn", "ddpg"].contains(&algorithm), &of["entropy"]),
-            unless(["a2c", "ppo"].contains(&algorithm), &of["exploration"]),
-            unless(["a2c", "dqn", "ddpg"].contains(&algorithm), &of["kl"]),
-            rate.unwrap_or_else(unknown),
-            left.unwrap_or_else(unknown),
+            cell(&of["entropy"]),
+            exploration,
+            cell(&of["kl"]),
+            rate.unwrap_or_default(),
+            left.unwrap_or_default(),
         ]
     }
 }
 
-/// A number of nine characters at most; `-` for nothing.
+/// A number of nine characters at most; empty for nothing.
 fn cell(value: &Value) -> String {
     let Some(number) = number(value) else {
-        return "-".to_owned();
+        return String::new();
     };
     match number.abs() {
         0.0 => "0".to_owned(),
@@ -373,41 +425,6 @@ fn duration(seconds: f64) -> String {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
-    }
-}
-
-/// The steps per second of a run. Reports from before the watching come all at once, and do not count.
-struct Rate {
-    after: f64,
-    reached: VecDeque<(Instant, f64)>,
-}
-
-impl Rate {
-    fn after(step: f64) -> Self {
-        Self {
-            after: step,
-            reached: VecDeque::new(),
-        }
-    }
-
-    fn reached(&mut self, step: f64, at: Instant) {
-        if step < self.after {
-            return;
-        }
-        let is_old = |(then, _): &(Instant, f64)| at.duration_since(*then) >= MEASURED;
-        // The last old one is where the time begins.
-        while self.reached.get(1).is_some_and(is_old) {
-            self.reached.pop_front();
-        }
-        self.reached.push_back((at, step));
-    }
-
-    /// `None` until some time has passed.
-    fn per_second(&self) -> Option<f64> {
-        let ((then, before), (now, reached)) = (self.reached.front()?, self.reached.back()?);
-        let passed = now.duration_since(*then);
-        let rate = (reached - before) / passed.as_secs_f64();
-        (passed >= TOO_SHORT && rate > 0.0).then_some(rate)
     }
 }
 

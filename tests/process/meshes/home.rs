@@ -91,8 +91,17 @@ pub(crate) struct Desk {
 
 impl Desk {
     pub(crate) fn new() -> Self {
+        Self::of(|up| up)
+    }
+
+    /// A mesh whose agents live in an environment.
+    pub(crate) fn new_in(environment: &str) -> Self {
+        Self::of(|up| up.env("TARS__ORCHESTRATION__ENVIRONMENT", environment))
+    }
+
+    fn of(set: impl FnOnce(Up) -> Up) -> Self {
         let home = Home::new();
-        let mesh = home.up("a");
+        let mesh = set(home.builder("a")).start();
         home.log_in(&mesh, ["--gateway", &mesh.ready.gateway]);
         Self { home, mesh }
     }

@@ -7,9 +7,11 @@ use std::{
     process::{Output, Stdio},
 };
 use tars::rest::Rest;
+use tars_tests::eventually;
 
 const NOBODYS: &str = "019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d";
 const RUNS: &str = "/api/v1/orchestration/training";
+const NASH: &str = "/api/v1/orchestration/metrics/training/nash/visualization";
 
 async fn start(rest: &Rest, steps: u64) -> String {
     let path = "/api/v1/orchestration/agents/policy/train";
@@ -49,8 +51,13 @@ async fn a_run_is_followed_to_its_end() {
             .iter()
             .any(|item| item["progress"]["agents"][0]["loss"].is_number())
     );
-    let ended = &items[items.len() - 1]["ended"];
+    let last = &items[items.len() - 1];
+    let ended = &last["ended"];
     assert_eq!(ended["state"], "TRAINING_STATE_COMPLETED", "{ended}");
+    assert!(last.get("nash_distance").is_some(), "{last}");
+    let reported = &items[..items.len() - 1];
+    let has_rate = |item: &Value| item["progress"]["rate"].as_f64().is_some_and(|r| r > 0.0);
+    assert!(reported.iter().any(has_rate), "steps a second");
 
     // Under the other name, with every report.
     let shown = desk.good(&["training", "watch", "--every", "1"]);
@@ -65,6 +72,38 @@ async fn a_run_is_followed_to_its_end() {
     let fewer = desk.good(&["train", "watch"]);
     let rows = fewer.lines().filter(|line| line.starts_with("policy "));
     assert!(rows.count() <= 21, "{fewer}");
+}
+
+/// It is measured after a run has ended, so that it is not there when the last event comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_run_says_how_far_the_agents_are_from_an_equilibrium() {
+    let desk = Desk::new_in("mesh");
+    let rest = desk.mesh.admin().await;
+    let run = start(&rest, 500).await;
+    let last = || {
+        let watched = desk.run(&["train", "watch", &run, "--json"]);
+        assert!(watched.status.success(), "{}", stderr(&watched));
+        (
+            lines(&watched).pop().unwrap()["nash_distance"].take(),
+            stderr(&watched),
+        )
+    };
+    let (at_once, notes) = last();
+    assert!(at_once.is_object() || notes.contains("waiting"), "{notes}");
+    let point = async || {
+        let mut history = rest.get(NASH).await.unwrap()["convergence_history"].take();
+        let mut points = history.as_array_mut().unwrap().iter_mut();
+        points.find(|point| point["run_id"] == run).map(Value::take)
+    };
+    eventually("it is measured", async || point().await.is_some()).await;
+    let point = point().await.unwrap();
+    assert_eq!(
+        (last().0, &point["calibration"]),
+        (point.clone(), &json!("shipped"))
+    );
+    let shown = desk.good(&["train", "watch", &run]);
+    assert!(shown.contains("in mesh (calibration shipped)"), "{shown}");
+    assert!(shown.contains("  NashConv   "), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -107,6 +107,7 @@ fn report(from: Report) -> TrainingProgress {
         step: from.step,
         episode: from.episode,
         agents: from.agents.into_iter().map(agent_progress).collect(),
+        rate: None,
     }
 }
 
@@ -150,7 +151,13 @@ fn events(watcher: Watcher) -> impl Stream<Item = Result<WatchTrainingResponse, 
             return Ok(None);
         };
         let (progress, ended) = match event {
-            TrainingEvent::Progress(from) => (Some(report(from)), None),
+            TrainingEvent::Progress(from, rate) => {
+                let progress = TrainingProgress {
+                    rate,
+                    ..report(from)
+                };
+                (Some(progress), None)
+            }
             TrainingEvent::Ended(run) => (None, Some(training_run(*run))),
         };
         let item = WatchTrainingResponse {

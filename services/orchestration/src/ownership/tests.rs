@@ -88,7 +88,7 @@ impl Replica {
             let next = tokio::time::timeout(PATIENCE, watcher.next()).await;
             match next.expect("in time").unwrap() {
                 None => return (reports, None),
-                Some((number, TrainingEvent::Progress(_))) => reports.push(number),
+                Some((number, TrainingEvent::Progress(..))) => reports.push(number),
                 Some((number, TrainingEvent::Ended(run))) => {
                     assert!(watcher.next().await.unwrap().is_none());
                     return (reports, Some((number, run.row.state)));

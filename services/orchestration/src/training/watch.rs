@@ -18,7 +18,8 @@ const READ: i64 = 64;
 
 #[derive(Debug, Clone)]
 pub(crate) enum TrainingEvent {
-    Progress(Report),
+    /// A report, with the steps a second of the run as they were last measured.
+    Progress(Report, Option<f64>),
     Ended(Box<RunView>),
 }
 
@@ -29,6 +30,7 @@ pub(crate) struct Watcher {
     run: Uuid,
     after: i64,
     ready: VecDeque<(i64, Report)>,
+    rate: Option<f64>,
     end: End,
     changed: watch::Receiver<Position>,
 }
@@ -62,6 +64,7 @@ impl Orchestration {
             run,
             after,
             ready: VecDeque::new(),
+            rate: None,
             end: match row.state.has_ended() && after == last {
                 true => End::Passed,
                 false => End::Ahead,
@@ -79,7 +82,8 @@ impl Watcher {
         loop {
             if let Some((number, report)) = self.ready.pop_front() {
                 self.after = number;
-                return Ok(Some((unsigned(number), TrainingEvent::Progress(report))));
+                let event = TrainingEvent::Progress(report, self.rate);
+                return Ok(Some((unsigned(number), event)));
             }
             match std::mem::replace(&mut self.end, End::Ahead) {
                 End::Passed => {
@@ -118,6 +122,7 @@ impl Watcher {
         let found = store.run(self.run).await?;
         let row = found
             .ok_or_else(|| OrchestrationError::NotFound("training run", self.run.to_string()))?;
+        self.rate = row.rate;
         let groups = store.reports(self.run, self.after, READ).await?;
         let is_all = i64::try_from(groups.len()).is_ok_and(|read| read < READ);
         let reports = groups.into_iter().flat_map(|group| group.numbered());

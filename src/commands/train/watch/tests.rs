@@ -1,10 +1,10 @@
 use super::*;
 use serde_json::json;
 
-fn shown(algorithms: &[(&str, &str)], steps: u64) -> Shown {
-    let member =
-        |(agent, algorithm): &(&str, &str)| json!({ "agent_id": agent, "algorithm": algorithm });
-    let members: Vec<Value> = algorithms.iter().map(member).collect();
+fn shown(agents: &[&str], steps: u64) -> Shown {
+    let members: Vec<Value> = (agents.iter())
+        .map(|agent| json!({ "agent_id": agent }))
+        .collect();
     let run = json!({ "steps": steps.to_string(), "members": members });
     let how = Watched {
         run_id: None,
@@ -19,19 +19,13 @@ fn a_report_is_a_row_under_its_columns() {
     let agent = json!({
         "mean_return": 21.5, "loss": 0.25, "value_loss": null, "exploration": 0.5,
     });
-    let mut shown = shown(&[("policy", "dqn")], 20_000);
-    let cells = |shown: &Shown| shown.row("policy".to_owned(), "dqn", &json!("5000"), &agent);
-    let nothing_made_up = cells(&shown);
-    assert_eq!(nothing_made_up[8..], ["-", "-"]);
-    let begun = Instant::now();
-    for (seconds, step) in [(0, 4900.0), (1, 5000.0)] {
-        shown
-            .rate
-            .reached(step, begun + Duration::from_secs(seconds));
-    }
-    let cells = cells(&shown);
+    let shown = shown(&["policy"], 20_000);
+    let cells = |progress: Value| shown.row("policy".to_owned(), &progress, &agent);
+    let nothing_made_up = cells(json!({ "step": "5000" }));
+    assert_eq!(nothing_made_up[8..], ["", ""]);
+    let cells = cells(json!({ "step": "5000", "rate": 100.4 }));
     let expected = [
-        "policy", "5000", "21.500", "0.250", "-", "", "0.500", "", "100", "2m30s",
+        "policy", "5000", "21.500", "0.250", "", "", "0.500", "", "100", "2m29s",
     ];
     assert_eq!(cells, expected);
     let head = line(COLUMNS.map(|(name, _)| name.to_uppercase()));
@@ -40,19 +34,36 @@ fn a_report_is_a_row_under_its_columns() {
 }
 
 #[test]
-fn each_agent_of_a_joint_run_has_a_row_without_what_its_algorithm_lacks() {
-    let agent = |name: &str, mean: f64| json!({ "agent_id": name, "mean_return": mean, "entropy": 0.7, "exploration": 0.7, "kl": 0.1 });
-    let agents = [agent("consensus", 1.5), agent("ethical", -2.5)];
+fn what_an_agent_does_not_report_is_left_empty_whatever_it_learns_by() {
+    let agents = [
+        json!({ "agent_id": "consensus", "mean_return": 1.5, "entropy": 0.7, "exploration": 0.7 }),
+        json!({ "agent_id": "", "mean_return": -2.5, "exploration": 0.2, "kl": 0.1 }),
+    ];
     let progress = json!({ "step": "500", "agents": agents });
-    let rows = shown(&[("consensus", "a2c"), ("ethical", "ppo")], 1000).rows(&progress);
+    let rows = shown(&["consensus", "ethical"], 1000).rows(&progress);
     let words =
         |row: &String| -> Vec<String> { row.split_whitespace().map(str::to_owned).collect() };
-    let a2c = ["consensus", "500", "1.500", "-", "-", "0.700", "-", "-"];
-    assert_eq!(words(&rows[0]), a2c);
-    let ppo = [
-        "ethical", "500", "-2.500", "-", "-", "0.700", "0.100", "-", "-",
-    ];
-    assert_eq!(words(&rows[1]), ppo);
+    assert_eq!(words(&rows[0]), ["consensus", "500", "1.500", "0.700"]);
+    let unnamed = ["ethical", "500", "-2.500", "0.200", "0.100"];
+    assert_eq!(words(&rows[1]), unnamed);
+}
+
+async fn waited(found_at: usize) -> (usize, Option<Value>, Duration) {
+    let (begun, mut looks) = (Instant::now(), 0);
+    let look = async || {
+        looks += 1;
+        Ok::<_, CommandError>((looks == found_at).then(|| json!(looks)))
+    };
+    let found = wait_for(look).await.unwrap();
+    (looks, found, begun.elapsed())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_distance_that_is_measured_later_is_waited_for_a_while() {
+    let (looks, found, took) = waited(3).await;
+    assert_eq!((looks, found, took), (3, Some(json!(3)), LOOK * 3));
+    let (_, found, took) = waited(usize::MAX).await;
+    assert_eq!((found, took), (None, WAIT), "and then no more");
 }
 
 #[test]
@@ -75,7 +86,7 @@ fn a_number_has_nine_characters_at_most() {
     ] {
         assert_eq!(cell(&json!(number)), shown);
     }
-    assert_eq!(cell(&Value::Null), "-");
+    assert_eq!(cell(&Value::Null), "");
 }
 
 #[test]
@@ -125,26 +136,4 @@ fn times_are_in_the_units_that_are_read() {
     ] {
         assert_eq!(duration(seconds), shown);
     }
-}
-
-#[test]
-fn only_steps_of_the_time_that_is_watched_count() {
-    let begun = Instant::now();
-    let at = |seconds: f64| begun + Duration::from_secs_f64(seconds);
-    let mut rate = Rate::after(1000.0);
-    for step in [100.0, 500.0, 900.0] {
-        rate.reached(step, at(0.0));
-    }
-    assert_eq!(rate.per_second(), None, "they came all at once");
-    rate.reached(1000.0, at(0.0));
-    rate.reached(1100.0, at(0.1));
-    assert_eq!(rate.per_second(), None, "too short a time");
-    rate.reached(1400.0, at(2.0));
-    assert_eq!(rate.per_second(), Some(200.0));
-    rate.reached(3400.0, at(12.0));
-    rate.reached(4400.0, at(22.0));
-    assert_eq!(rate.per_second(), Some(100.0), "over the newest time");
-    rate.reached(4400.0, at(60.0));
-    rate.reached(4400.0, at(80.0));
-    assert_eq!(rate.per_second(), None, "it stands still");
 }
