@@ -277,7 +277,11 @@ impl OnPolicy {
                 break;
             }
         }
-        let update = sums.update(self.state.rollout.explained_variance());
+        let mut update = sums.update(self.state.rollout.explained_variance());
+        if self.plan.target_kl.is_none() {
+            // All is learned from once, by the policy that acted: nothing has diverged yet.
+            update.kl = None;
+        }
         self.state.entropy = update.entropy.unwrap_or(self.state.entropy);
         update
     }

@@ -115,6 +115,14 @@ fn a_checkpoint_of_other_copies_or_another_agent_or_that_was_cut_is_refused() {
 }
 
 #[test]
+fn a_divergence_is_measured_only_where_steps_are_learned_from_again() {
+    let mut training = Training::new("a2c", "cartpole", &[]);
+    let update = (0..64).find_map(|_| training.step()).unwrap();
+    assert!(update.entropy.is_some(), "{update:?}");
+    assert_eq!(update.kl, None);
+}
+
+#[test]
 fn an_update_measures_what_it_did() {
     let mut training = Training::new("ppo", "cartpole", &[("n_steps", 32.0), ("target_kl", 1.0)]);
     let updates: Vec<Update> = (0..64).filter_map(|_| training.step()).collect();
