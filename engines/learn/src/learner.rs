@@ -166,6 +166,9 @@ pub trait Learner: Send {
 
     /// Does the gradient steps that are due; `None` when there are none. Before each it asks whether it is
     /// `stopped`: then the rest is left undone, and so the learner is of no more use.
+    ///
+    /// A gradient step allocates one buffer for each product of two matrices, in which the product packs its
+    /// operands, and nothing else.
     fn update(&mut self, rng: &mut Generator, stopped: Stopped<'_>) -> Option<Update>;
 
     /// How much it explores at present: the probability of a random action, the noise's standard deviation,

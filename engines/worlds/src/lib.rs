@@ -3,7 +3,8 @@
 //!
 //! A world has the semantics of PettingZoo's parallel API (Terry et al., "PettingZoo: Gym for Multi-Agent
 //! Reinforcement Learning", 2021): all agents act at once, and each receives its own observation and
-//! reward. A world with one agent is an environment of Gymnasium.
+//! reward. Unlike there, no agent leaves an episode before the others. A world with one agent is an environment of
+//! Gymnasium.
 
 #![deny(missing_docs)]
 
