@@ -2,6 +2,7 @@
 //! subcommands are about the training runs of a mesh.
 
 mod chart;
+mod course;
 mod curves;
 pub(super) mod watch;
 
@@ -12,24 +13,21 @@ use super::{
     progress::Progress,
 };
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
-use curves::{Curves, Record};
-use indicatif::ProgressBar;
-use rustix::time::{ClockId, clock_gettime};
+use course::Course;
+use curves::Curves;
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use tars_learn::{
     algorithm::{ALGORITHMS, Algorithm, find},
     hyper::{self, Values},
-    presets::preset,
-    training::{
-        Command as Next, Control, Evaluation, Member, Player, Progress as Report, Training,
-        TrainingError,
-    },
+    presets::{self, preset},
+    training::{Evaluation, Member, Player, Training, TrainingError},
 };
 use tars_worlds::{AgentSpace, calibration_of, make_world, world_names};
 
-const NOTHING: &str = "give --env, --algo and --steps, or a subcommand; see `tars train --help`";
+const NOTHING: &str =
+    "give --env, --algo (or --together) and --steps, or a subcommand; see `tars train --help`";
 
 /// How many evaluations are spread evenly over the steps, unless told otherwise.
 const EVALUATIONS: u64 = 15;
@@ -38,7 +36,7 @@ const EVALUATIONS: u64 = 15;
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
-    after_help = "Examples:\n  tars train --env cartpole --algo ppo --steps 100000 --seeds 5\n  tars train --env pendulum --algo ddpg --steps 30000 --json\n  tars train --env cartpole --algo dqn --steps 150000 --seeds 5 --out curves\n  tars train --env mesh --agent consensus --algo a2c --steps 200000\n  tars train watch\n\nHyperparameters that are known to learn an environment are used where there are some; --set replaces them.\nIn an environment with several agents the others take the first of their actions; those of `mesh` follow rules:\naimd, majority_quorum, static_quotas and target_tracking."
+    after_help = "Examples:\n  tars train --env cartpole --algo ppo --steps 100000 --seeds 5\n  tars train --env pendulum --algo ddpg --steps 30000 --json\n  tars train --env cartpole --algo dqn --steps 150000 --seeds 5 --out curves\n  tars train --env mesh --agent consensus --algo a2c --steps 200000\n  tars train --env mesh --together --steps 200000\n  tars train --env cournot_2 --together --algo ddpg --steps 40000 --json | jq '.agents[0].seeds[0].best_mean_return'\n  tars train watch\n\nHyperparameters that are known to learn an environment are used where there are some; --set replaces them.\nIn an environment with several agents the others take the first of their actions; those of `mesh` follow rules:\naimd, majority_quorum, static_quotas and target_tracking. With --together all agents learn at once.\n\nWith --json one agent that learns is\n  {\"seeds\": [{\"seed\": 1, \"best_mean_return\": 9.5, \"evaluations\": [{\"steps\": 640, \"mean_return\": 9.5}],\n              \"steps_per_cpu_s\": 51200.0}]}\nand all that learn together are, each with what it learned in the same courses,\n  {\"agents\": [{\"agent\": \"policy\", \"algorithm\": \"dqn\", \"seeds\": [...]}, ...]}\n`calibration` comes on top where the environment has one."
 )]
 pub(crate) struct Train {
     #[command(subcommand)]
@@ -58,9 +56,13 @@ struct Local {
     /// The environment.
     #[arg(long, value_name = "ENV", value_parser = PossibleValuesParser::new(world_names()))]
     env: String,
-    /// The algorithm.
-    #[arg(long, value_name = "ALGO", value_parser = PossibleValuesParser::new(ALGORITHMS.iter().map(|a| a.name)))]
-    algo: String,
+    /// The algorithm. With --together, of all agents; when left out then, each has its own of the mesh, and elsewhere
+    /// the first that is known to learn there.
+    #[arg(long, value_name = "ALGO", required_unless_present = "together", value_parser = PossibleValuesParser::new(ALGORITHMS.iter().map(|a| a.name)))]
+    algo: Option<String>,
+    /// All agents of the environment learn at the same time, each for itself.
+    #[arg(long, conflicts_with = "agent")]
+    together: bool,
     /// Environment steps to train for, with each seed.
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
@@ -100,15 +102,29 @@ fn assignment(text: &str) -> Result<(String, hyper::Value), String> {
     Ok((name.to_owned(), value))
 }
 
-/// What one seed came to.
+/// An agent that learns.
+#[derive(Debug)]
+struct Learner {
+    /// Its position in the environment.
+    at: usize,
+    name: String,
+    algorithm: &'static Algorithm,
+}
+
+/// Who learned, and how that went with each seed.
+#[derive(Debug)]
+struct Trained {
+    learners: Vec<Learner>,
+    courses: Vec<Course>,
+}
+
+/// What one agent came to with one seed.
 #[derive(Debug, Serialize)]
 struct Seed {
     seed: u64,
     best_mean_return: f64,
     evaluations: Vec<Point>,
     steps_per_cpu_s: f64,
-    #[serde(skip)]
-    records: Vec<Record>,
 }
 
 /// A point of a learning curve.
@@ -118,12 +134,30 @@ struct Point {
     mean_return: f64,
 }
 
-impl Seed {
-    fn measured(&self) -> curves::Seed<'_> {
-        curves::Seed {
-            seed: self.seed,
-            records: &self.records,
-        }
+impl Trained {
+    /// What one of the learners came to, with each seed.
+    fn seeds(&self, learner: usize) -> Vec<Seed> {
+        let at = self.learners[learner].at;
+        let point = |evaluation: &Evaluation| Point {
+            steps: evaluation.step,
+            mean_return: evaluation.mean(at),
+        };
+        let seed = |course: &Course| Seed {
+            seed: course.seed,
+            best_mean_return: course.best[learner],
+            evaluations: course.evaluations.iter().map(point).collect(),
+            steps_per_cpu_s: course.steps_per_cpu_s,
+        };
+        self.courses.iter().map(seed).collect()
+    }
+
+    fn measured(&self) -> Vec<curves::Seed<'_>> {
+        let courses = self.courses.iter();
+        let seeds = courses.map(|course| curves::Seed {
+            seed: course.seed,
+            records: &course.records,
+        });
+        seeds.collect()
     }
 }
 
@@ -139,50 +173,90 @@ impl Train {
 
 impl Local {
     fn run(self) -> Result<ExitCode, CommandError> {
-        let json = self.json;
         let trained = self.train();
-        let seeds = trained.map_err(|e| e.in_json_if(json))?;
-        if json {
-            say!("{:#}", printed(&seeds, calibration_of(&self.env)));
+        let trained = trained.map_err(|e| e.in_json_if(self.json))?;
+        if self.json {
+            say!("{:#}", self.printed(&trained));
         } else {
-            table(&seeds);
+            table(&trained);
             say!("in {}", self.world());
         }
         Ok(ExitCode::SUCCESS)
     }
 
-    fn train(&self) -> Result<Vec<Seed>, CommandError> {
-        let known = find(&self.algo).zip(make_world(&self.env));
-        let (algorithm, world) = known.expect("the parser lets known names pass");
+    fn train(&self) -> Result<Trained, CommandError> {
+        let world = make_world(&self.env).expect("the parser lets known names pass");
         let agents = &world.spec().agents;
-        let agent = self.agent(algorithm, agents)?;
-        let fixed = |space| Member::Plays(Player::baseline(space));
-        let mut members: Vec<Member> = agents.iter().map(fixed).collect();
-        members[agent] = Member::Learns {
-            algorithm: self.algo.clone(),
-            values: self.values(),
-            start: None,
-        };
+        let learners = self.learners(agents)?;
         let progress = Progress::new(self.json);
         if agents.len() > 1 && self.agent.is_none() {
-            let (algo, name, env) = (&self.algo, &agents[agent].name, self.world());
-            progress.done(&format!(
-                "{algo} learns as {name} in {env}; --agent names another"
-            ));
+            progress.done(&self.cast(&learners));
         }
-        let curves = self.curves(agent, agents)?;
-        let mut trained = Vec::new();
+        let curves = learners.iter().map(|one| self.curves(one, agents.len()));
+        let curves: Vec<Option<Curves>> = curves.collect::<Result<_, _>>()?;
+        let mut trained = Trained {
+            learners,
+            courses: Vec::new(),
+        };
         for seed in (0..self.seeds).map(|n| self.first_seed.wrapping_add(n)) {
-            let training = self.training(algorithm, members.clone(), seed);
-            trained.push(train_seed(&training, agent, &progress).map_err(|e| failed(&e))?);
-            if let Some(curves) = &curves {
-                curves.write(&trained.iter().map(Seed::measured).collect::<Vec<_>>())?;
+            let training = self.training(&trained.learners, agents, seed);
+            let course = Course::run(&training, &progress).map_err(|e| failed(&e))?;
+            trained.courses.push(course);
+            for curves in curves.iter().flatten() {
+                curves.write(&trained.measured())?;
             }
         }
-        if let Some(curves) = &curves {
+        for curves in curves.iter().flatten() {
             progress.done(&curves.describe());
         }
         Ok(trained)
+    }
+
+    /// Who learns, and by what.
+    fn learners(&self, agents: &[AgentSpace]) -> Result<Vec<Learner>, CommandError> {
+        let given = self.algo.as_deref().and_then(find);
+        let learner = |at: usize, algorithm| Learner {
+            at,
+            name: agents[at].name.to_string(),
+            algorithm,
+        };
+        if !self.together {
+            let algorithm = given.expect("the parser lets known names pass");
+            return Ok(vec![learner(self.agent(algorithm, agents)?, algorithm)]);
+        }
+        let each = agents.iter().enumerate().map(|(at, space)| {
+            let usual = || presets::usual(&self.env, space);
+            let algorithm = given.or_else(usual).ok_or_else(|| unfit(space))?;
+            check(algorithm, space)?;
+            Ok(learner(at, algorithm))
+        });
+        each.collect()
+    }
+
+    /// Who learns what, for people: `dqn learns as policy in cartpole`.
+    fn cast(&self, learners: &[Learner]) -> String {
+        let world = self.world();
+        let each = learners.iter();
+        let each = each.map(|one| format!("{} learns as {}", one.algorithm.name, one.name));
+        let all = each.collect::<Vec<_>>().join(", ");
+        match self.together {
+            true => format!("{all}, together in {world}"),
+            false => format!("{all} in {world}; --agent names another"),
+        }
+    }
+
+    /// What is printed as JSON, with the calibration that the returns depend on, where there is one.
+    fn printed(&self, trained: &Trained) -> Value {
+        let agent = |(at, learner): (usize, &Learner)| json!({ "agent": learner.name, "algorithm": learner.algorithm.name, "seeds": trained.seeds(at) });
+        let each = trained.learners.iter().enumerate();
+        let mut printed = match self.together {
+            true => json!({ "agents": each.map(agent).collect::<Vec<_>>() }),
+            false => json!({ "seeds": trained.seeds(0) }),
+        };
+        if let Some(name) = calibration_of(&self.env) {
+            printed["calibration"] = json!(name);
+        }
+        printed
     }
 
     /// The environment, with the calibration that the returns depend on.
@@ -190,21 +264,21 @@ impl Local {
         listing::world(&self.env, calibration_of(&self.env))
     }
 
-    /// The files of the learning curve; the name has the agent in it where there are several.
-    fn curves(&self, agent: usize, agents: &[AgentSpace]) -> Result<Option<Curves>, CommandError> {
+    /// The files of an agent's learning curve; the name has the agent in it where there are several.
+    fn curves(&self, learner: &Learner, agents: usize) -> Result<Option<Curves>, CommandError> {
         let Some(folder) = &self.out else {
             return Ok(None);
         };
-        let (env, algo, agent_name) = (&self.env, &self.algo, &agents[agent].name);
-        let world = self.world();
-        let (name, title) = match agents {
-            [_] => (format!("{env}-{algo}"), format!("{algo} in {world}")),
+        let Learner { at, name, .. } = learner;
+        let (env, algo, world) = (&self.env, learner.algorithm.name, self.world());
+        let (file, title) = match agents {
+            1 => (format!("{env}-{algo}"), format!("{algo} in {world}")),
             _ => (
-                format!("{env}-{agent_name}-{algo}"),
-                format!("{algo} in {world}, as {agent_name}"),
+                format!("{env}-{name}-{algo}"),
+                format!("{algo} in {world}, as {name}"),
             ),
         };
-        Curves::create(folder, &name, title, agent).map(Some)
+        Curves::create(folder, &file, title, *at).map(Some)
     }
 
     /// The position of the agent that learns.
@@ -218,34 +292,39 @@ impl Local {
         let Some(at) = found else {
             let why = match &self.agent {
                 Some(name) => format!("{} has no agent {name:?}", self.env),
-                None => format!("{} can act for no agent of {}", self.algo, self.env),
+                None => format!("{} can act for no agent of {}", algorithm.name, self.env),
             };
             let each: Vec<String> = agents.iter().map(fitting).collect();
             let all = each.join("; ");
             return Err(CommandError::Usage(format!("{why}. Who can learn: {all}")));
         };
-        algorithm.fits(&agents[at]).map_err(|why| {
-            let fitting = fitting(&agents[at]);
-            CommandError::Usage(format!(
-                "{} does not fit: {why}. Who can learn: {fitting}",
-                self.algo
-            ))
-        })?;
+        check(algorithm, &agents[at])?;
         Ok(at)
     }
 
-    fn values(&self) -> Values {
-        let mut values = preset(&self.algo, &self.env);
+    fn values(&self, algorithm: &Algorithm) -> Values {
+        let mut values = preset(algorithm.name, &self.env);
         values.extend(self.set.iter().cloned());
         values
     }
 
-    fn training(&self, algorithm: &Algorithm, members: Vec<Member>, seed: u64) -> Training {
+    fn training(&self, learners: &[Learner], agents: &[AgentSpace], seed: u64) -> Training {
         let env = self.env.clone();
+        let fixed = |space| Member::Plays(Player::baseline(space));
+        let mut members: Vec<Member> = agents.iter().map(fixed).collect();
+        for learner in learners {
+            members[learner.at] = Member::Learns {
+                algorithm: learner.algorithm.name.to_owned(),
+                values: self.values(learner.algorithm),
+                start: None,
+            };
+        }
+        // What the most demanding one is meant to learn from.
+        let copies = learners.iter().map(|learner| learner.algorithm.copies);
         Training {
             world: Arc::new(move || make_world(&env).expect("the parser lets known names pass")),
             members,
-            copies: algorithm.copies,
+            copies: copies.max().unwrap_or(1),
             seed,
             steps: self.steps,
             reports: 100,
@@ -253,6 +332,20 @@ impl Local {
             evaluation_episodes: self.eval_episodes,
         }
     }
+}
+
+/// Refuses an algorithm that cannot act for an agent.
+fn check(algorithm: &Algorithm, space: &AgentSpace) -> Result<(), CommandError> {
+    algorithm.fits(space).map_err(|why| {
+        let (algo, fitting) = (algorithm.name, fitting(space));
+        CommandError::Usage(format!(
+            "{algo} does not fit: {why}. Who can learn: {fitting}"
+        ))
+    })
+}
+
+fn unfit(space: &AgentSpace) -> CommandError {
+    CommandError::Usage(format!("no algorithm can act for {}", space.name))
 }
 
 /// An agent with the algorithms that can act for it: `policy by dqn, a2c or ppo`.
@@ -280,241 +373,34 @@ fn failed(error: &TrainingError) -> CommandError {
     }
 }
 
-fn train_seed(
-    training: &Training,
-    agent: usize,
-    progress: &Progress,
-) -> Result<Seed, TrainingError> {
-    let mut watched = Watched {
-        bar: progress.bar("training", training.steps),
-        watch: CpuWatch::default(),
-        records: Vec::new(),
-    };
-    let outcome = training.execute(None, &mut watched)?;
-    let outcome = outcome.expect("nobody stops it");
-    watched.bar.finish_and_clear();
-    let evaluations = outcome.evaluations.iter().map(|e| Point {
-        steps: e.step,
-        mean_return: e.mean(agent),
-    });
-    Ok(Seed {
-        seed: training.seed,
-        best_mean_return: outcome.learned[0].best_mean_return,
-        evaluations: evaluations.collect(),
-        steps_per_cpu_s: watched.watch.rate(),
-        records: watched.records,
-    })
-}
-
-/// Moves the bar, measures the CPU time of learning, and keeps what is reported.
-struct Watched {
-    bar: ProgressBar,
-    watch: CpuWatch,
-    records: Vec<Record>,
-}
-
-impl Control for Watched {
-    fn report(&mut self, report: Report) {
-        self.bar.set_position(report.step);
-        self.records.push(Record::Training(report));
-    }
-
-    fn poll(&mut self, step: u64) -> Next {
-        self.watch.step(step, cpu_time());
-        Next::Continue
-    }
-
-    fn evaluated(&mut self, evaluation: &Evaluation) {
-        self.watch.interrupt();
-        self.records.push(Record::Evaluation(evaluation.clone()));
-    }
-}
-
-/// The CPU time between steps, without that of evaluations.
-#[derive(Debug, Default)]
-struct CpuWatch {
-    last: Option<(u64, Duration)>,
-    steps: u64,
-    spent: Duration,
-}
-
-impl CpuWatch {
-    fn step(&mut self, step: u64, now: Duration) {
-        if let Some((before, then)) = self.last {
-            self.steps += step - before;
-            self.spent += now.saturating_sub(then);
-        }
-        self.last = Some((step, now));
-    }
-
-    /// What lies between the last step and the next one does not count.
-    fn interrupt(&mut self) {
-        self.last = None;
-    }
-
-    /// Steps a second; 0 where nothing was measured.
-    fn rate(&self) -> f64 {
-        match self.spent.as_secs_f64() {
-            0.0 => 0.0,
-            seconds => self.steps as f64 / seconds,
-        }
-    }
-}
-
-/// The CPU time of this thread.
-fn cpu_time() -> Duration {
-    let at = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(at.tv_sec).unwrap_or(0),
-        u32::try_from(at.tv_nsec).unwrap_or(0),
-    )
-}
-
-/// What is printed as JSON: the seeds, and the calibration that their returns depend on, where there is one.
-fn printed(seeds: &[Seed], calibration: Option<&str>) -> Value {
-    let mut printed = json!({ "seeds": seeds });
-    if let Some(name) = calibration {
-        printed["calibration"] = json!(name);
-    }
-    printed
-}
-
-fn table(seeds: &[Seed]) {
-    let row = |seed: &Seed| {
+fn table(trained: &Trained) {
+    let number = |n: f64| short(&Value::from((n * 10.0).round() / 10.0));
+    let row = |learner: &Learner, seed: Seed| {
         let last = seed.evaluations.last().map_or(f64::NAN, |e| e.mean_return);
-        let number = |n: f64| short(&Value::from((n * 10.0).round() / 10.0));
         vec![
+            learner.name.clone(),
+            learner.algorithm.name.to_owned(),
             seed.seed.to_string(),
             number(seed.best_mean_return),
             number(last),
             format!("{:.0}", seed.steps_per_cpu_s),
         ]
     };
-    let rows: Vec<Vec<String>> = seeds.iter().map(row).collect();
-    output::table(
-        &["seed", "best return", "last return", "steps per CPU second"],
-        &rows,
-    );
+    let each = trained.learners.iter().enumerate();
+    let rows = each.flat_map(|(at, learner)| {
+        let seeds = trained.seeds(at).into_iter();
+        seeds.map(move |seed| row(learner, seed))
+    });
+    let head = [
+        "agent",
+        "algorithm",
+        "seed",
+        "best return",
+        "last return",
+        "steps per CPU second",
+    ];
+    output::table(&head, &rows.collect::<Vec<_>>());
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        train: Train,
-    }
-
-    fn train(args: &str) -> Result<Vec<Seed>, CommandError> {
-        let line = format!("train --eval-episodes 2 {args}");
-        let line = Line::parse_from(line.split(' '));
-        line.train.local.expect("it has no subcommand").train()
-    }
-
-    #[test]
-    fn each_algorithm_trains_with_several_seeds_that_replay() {
-        for algorithm in ALGORITHMS {
-            let env = match algorithm.name {
-                "ddpg" => "pendulum",
-                _ => "cartpole",
-            };
-            let args = format!(
-                "--env {env} --algo {} --steps 600 --seeds 2",
-                algorithm.name
-            );
-            let (one, two) = (train(&args).unwrap(), train(&args).unwrap());
-            assert_eq!((one.len(), one[1].seed), (2, 2));
-            assert!(one[0].evaluations.len() >= 2 && one[0].steps_per_cpu_s > 0.0);
-            for (a, b) in one.iter().zip(&two) {
-                assert_eq!(a.best_mean_return, b.best_mean_return);
-            }
-        }
-    }
-
-    #[test]
-    fn the_learning_curve_is_written_with_every_evaluation_of_every_seed() {
-        let folder = tempfile::tempdir().unwrap();
-        let (inner, path) = (folder.path().join("new"), folder.path().display());
-        let args = format!("--steps 600 --seeds 2 --out {path}/new");
-        let seeds = train(&format!("--env cartpole --algo a2c {args}")).unwrap();
-        let csv = std::fs::read_to_string(inner.join("cartpole-a2c.csv")).unwrap();
-        for (seed, point) in seeds
-            .iter()
-            .flat_map(|s| s.evaluations.iter().map(|e| (s.seed, e)))
-        {
-            let row = format!(
-                "\n{seed},{},evaluation,2,{},",
-                point.steps, point.mean_return
-            );
-            assert!(csv.contains(&row), "{row}");
-        }
-        assert!(csv.contains(",training,"));
-        let svg = std::fs::read_to_string(inner.join("cartpole-a2c.svg")).unwrap();
-        let dots = svg.matches("<circle").count();
-        assert_eq!(dots, seeds[0].evaluations.len());
-        train(&format!(
-            "--env mesh --algo ppo --agent ethical --steps 64 --out {path}"
-        ))
-        .unwrap();
-        assert!(folder.path().join("mesh-ethical-ppo.svg").exists());
-        train("--env mesh --algo ppo --agent ethical --steps 64 --out /dev/null/x").unwrap_err();
-    }
-
-    #[test]
-    fn an_agent_of_several_is_found_by_its_name_or_by_what_it_does() {
-        let one = |args: &str| train(&format!("--env mesh --steps 64 {args}"));
-        assert!(one("--algo ddpg").is_ok(), "there is one continuous agent");
-        assert!(one("--algo a2c --agent consensus").is_ok());
-        let nobody = one("--algo a2c --agent nobody").unwrap_err().to_string();
-        assert!(nobody.contains("consensus"), "{nobody}");
-        let wrong = |args: &str| match train(args).unwrap_err() {
-            CommandError::Usage(text) => text,
-            other => panic!("it is a mistake of the caller: {other}"),
-        };
-        let discrete = wrong("--env cartpole --algo ddpg --steps 10");
-        let fitting = discrete.split_once("agent by ").expect(&discrete).1;
-        let names = fitting.split([',', ' ']).filter(|word| !word.is_empty());
-        let mut names: Vec<&str> = names.filter(|word| *word != "or").collect();
-        names.sort_unstable();
-        assert_eq!(names, ["a2c", "dqn", "ppo"]);
-        let unfit = wrong("--env mesh --algo dqn --agent resource --steps 10");
-        assert!(unfit.ends_with("resource by a2c, ddpg or ppo"), "{unfit}");
-    }
-
-    #[test]
-    fn what_is_printed_names_the_calibration_of_a_world_that_has_one() {
-        assert_eq!(printed(&[], None), json!({ "seeds": [] }));
-        let of_mesh = json!({ "seeds": [], "calibration": "shipped" });
-        assert_eq!(printed(&[], calibration_of("mesh")), of_mesh);
-    }
-
-    #[test]
-    fn hyperparameters_are_replaced_or_refused_by_name() {
-        let base = "--env cartpole --algo dqn --steps 64";
-        assert!(train(&format!("{base} --set gamma=0.9 --set double_dqn=false")).is_ok());
-        let refused = train(&format!("{base} --set gamma=7 --set nothing=1")).unwrap_err();
-        let text = refused.to_string();
-        assert!(text.contains("gamma") && text.contains("nothing"), "{text}");
-        for wrong in ["gamma", "gamma=", "gamma=x", "gamma=nan"] {
-            assert!(assignment(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn evaluations_do_not_count_as_learning() {
-        let at = Duration::from_secs;
-        let mut watch = CpuWatch::default();
-        assert_eq!(watch.rate(), 0.0);
-        for (step, now) in [(0, 10), (8, 12), (16, 14)] {
-            watch.step(step, at(now));
-        }
-        watch.interrupt();
-        for (step, now) in [(24, 100), (32, 102)] {
-            watch.step(step, at(now));
-        }
-        assert_eq!((watch.steps, watch.spent), (24, at(6)));
-    }
-}
+mod tests;

@@ -1,7 +1,11 @@
 //! Hyperparameters with which an algorithm is known to learn a built-in world. They replace defaults that are
 //! meant for the mesh, and are replaced by what a caller gives.
 
-use crate::hyper::{Value, Values};
+use crate::{
+    algorithm::{ALGORITHMS, Algorithm},
+    hyper::{Value, Values},
+};
+use tars_worlds::AgentSpace;
 
 type Preset = (&'static str, &'static str, &'static [(&'static str, Value)]);
 
@@ -239,6 +243,27 @@ const PRESETS: &[Preset] = &[
         ],
     ),
 ];
+
+/// The agents of the mesh by name, each with the algorithm that it learns by.
+pub const MESH_AGENTS: &[(&str, &str)] = &[
+    ("policy", "dqn"),
+    ("consensus", "a2c"),
+    ("ethical", "ppo"),
+    ("resource", "ddpg"),
+];
+
+/// What an agent of a world learns by unless told otherwise: its own algorithm in the mesh, elsewhere the first that
+/// is known to learn there, or else the first that can act for it. `None` where none can.
+pub fn usual(world: &str, space: &AgentSpace) -> Option<&'static Algorithm> {
+    let mut own = MESH_AGENTS.iter();
+    let own = own.find(|(name, _)| world == "mesh" && *name == space.name);
+    let fitting = || ALGORITHMS.iter().filter(|one| one.fits(space).is_ok());
+    let is_own = |one: &&Algorithm| own.is_some_and(|(_, name)| *name == one.name);
+    let is_known = |one: &&Algorithm| !preset(one.name, world).is_empty();
+    let found = fitting().find(is_own);
+    let found = found.or_else(|| fitting().find(is_known));
+    found.or_else(|| fitting().next())
+}
 
 /// What is known for an algorithm and a world; nothing where the defaults do.
 pub fn preset(algorithm: &str, world: &str) -> Values {

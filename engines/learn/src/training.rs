@@ -195,9 +195,9 @@ pub trait Control {
         false
     }
 
-    /// Receives an evaluation.
-    fn evaluated(&mut self, evaluation: &Evaluation) {
-        let _ = evaluation;
+    /// Receives an evaluation, with who acted in it for each agent of the world.
+    fn evaluated(&mut self, evaluation: &Evaluation, players: &[Player]) {
+        let _ = (evaluation, players);
     }
 
     /// Receives a checkpoint that it wanted; `None` when the world cannot be saved.
@@ -312,7 +312,7 @@ impl<'a> Session<'a> {
                 control.report(self.progress());
             }
             if crossed(self.training.evaluate_every) || self.step >= steps {
-                control.evaluated(self.evaluate()?);
+                self.evaluate(control)?;
             }
         }
         Ok(Some(self.outcome()))
@@ -365,7 +365,7 @@ impl<'a> Session<'a> {
     }
 
     /// Evaluates what has been learned and keeps the best of it.
-    fn evaluate(&mut self) -> Result<&Evaluation, TrainingError> {
+    fn evaluate(&mut self, control: &mut dyn Control) -> Result<(), TrainingError> {
         let players: Vec<Player> = self.lanes.iter().map(Lane::player).collect();
         let mut world = (self.training.world)();
         let seed = self.training.seed ^ EVALUATION_STREAM;
@@ -375,8 +375,9 @@ impl<'a> Session<'a> {
         for (agent, lane) in self.lanes.iter_mut().enumerate() {
             lane.keep_best(evaluation.mean(agent));
         }
+        control.evaluated(&evaluation, &players);
         self.evaluations.push(evaluation);
-        Ok(&self.evaluations[self.evaluations.len() - 1])
+        Ok(())
     }
 
     fn outcome(&mut self) -> Outcome {

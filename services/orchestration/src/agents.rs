@@ -33,6 +33,7 @@ use tars_learn::{
     algorithm::{self, Algorithm},
     hyper::Values,
     policy::Policy,
+    presets::MESH_AGENTS,
 };
 use tars_runtime::{
     blobs::Blobs,
@@ -43,14 +44,6 @@ use tars_runtime::{
 };
 use tars_worlds::{AgentSpace, baseline};
 use tokio::sync::{Mutex, watch};
-
-/// The agents by name, each with the algorithm that it learns by.
-const AGENTS: &[(&str, &str)] = &[
-    ("policy", "dqn"),
-    ("consensus", "a2c"),
-    ("ethical", "ppo"),
-    ("resource", "ddpg"),
-];
 
 /// The environment that is the mesh itself.
 const MESH: &str = "mesh";
@@ -129,7 +122,7 @@ impl Agents {
     ) -> Result<(Self, Entries), OrchestrationError> {
         let (instruments, entries) = Instruments::new(metrics, settings.canary_percent);
         let mut all = BTreeMap::new();
-        for (id, algorithm) in AGENTS {
+        for (id, algorithm) in MESH_AGENTS {
             let stored = store.agent(id).await?;
             let (algorithm, environment) = match &stored {
                 Some(row) => (row.algorithm.as_str(), row.environment.as_str()),
@@ -159,7 +152,7 @@ impl Agents {
         if let Some(agent) = self.all.get(id) {
             return Ok(agent);
         }
-        match AGENTS.iter().find(|(known, _)| *known == id) {
+        match MESH_AGENTS.iter().find(|(known, _)| *known == id) {
             Some((known, algorithm)) => Err(OrchestrationError::NotBuilt(known, algorithm)),
             None => Err(OrchestrationError::NotFound("agent", id.to_owned())),
         }

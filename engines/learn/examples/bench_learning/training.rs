@@ -7,7 +7,7 @@ use tars_learn::{
     Policy, algorithm,
     hyper::Values,
     presets::preset,
-    training::{Control, Evaluation, Member, Progress, Training, TrainingError},
+    training::{Control, Evaluation, Member, Player, Progress, Training, TrainingError},
 };
 use tars_worlds::{Generator, MeshEnv, World, make_world};
 
@@ -35,7 +35,7 @@ impl Control for Print {
         eprintln!("{:>9} {:.2?}", progress.step, each.collect::<Vec<_>>());
     }
 
-    fn evaluated(&mut self, evaluation: &Evaluation) {
+    fn evaluated(&mut self, evaluation: &Evaluation, _: &[Player]) {
         let means = [0, 1, 2, 3].map(|agent| evaluation.mean(agent));
         eprintln!("{:>9} evaluated {means:.2?}", evaluation.step);
     }
