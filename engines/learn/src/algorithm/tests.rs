@@ -346,3 +346,25 @@ fn values_out_of_bounds_have_no_size() {
         assert_eq!(refused[0].name, name);
     }
 }
+
+#[test]
+fn ddpg_refuses_what_its_agent_was_not_specified_with() {
+    let spec = find("ddpg").unwrap().spec;
+    let takes = |name: &str, value: f64| {
+        let given = values(&[(name, Value::Number(value))]);
+        spec.typed(&given).is_ok()
+    };
+    for (name, least, most) in [
+        ("actor_learning_rate", 1e-7, 1e-1),
+        ("critic_learning_rate", 1e-6, 1e-1),
+        ("tau", 1e-4, 0.1),
+        ("critic_weight_decay", 0.0, 0.1),
+        ("noise_sigma", 0.01, 1.0),
+        ("noise_theta", 0.01, 0.5),
+        ("gamma", 0.0, 0.9999),
+    ] {
+        assert!(takes(name, least) && takes(name, most), "{name}");
+        assert!(!takes(name, least - 1e-8), "{name} below {least}");
+        assert!(!takes(name, most * 1.001), "{name} above {most}");
+    }
+}

@@ -14,10 +14,11 @@ pub(super) const SPEC: Spec = Spec {
 };
 
 const PARAMETERS: &[Parameter] = &[
-    float("actor_learning_rate", 1e-6, 1e-1, 1e-4, log(1e-5, 1e-2)),
+    float("actor_learning_rate", 1e-7, 1e-1, 1e-4, log(1e-5, 1e-2)),
     float("critic_learning_rate", 1e-6, 1e-1, 1e-3, log(1e-5, 1e-2)),
+    // Firms of a Cournot market learn with 0.
     float("gamma", 0.0, 0.9999, 0.99, linear(0.95, 0.999)),
-    float("tau", 1e-4, 1.0, 0.005, log(0.001, 0.1)),
+    float("tau", 1e-4, 0.1, 0.005, log(0.001, 0.1)),
     int(
         "buffer_size",
         1_000,
@@ -42,7 +43,7 @@ const PARAMETERS: &[Parameter] = &[
     ),
     int("train_frequency", 1, 10_000, 1, log_int(1, 16)),
     int("gradient_steps", 1, 1_000, 1, log_int(1, 8)),
-    float("critic_weight_decay", 0.0, 1.0, 1e-2, linear(0.0, 1e-2)),
+    float("critic_weight_decay", 0.0, 0.1, 1e-2, linear(0.0, 1e-2)),
     float("max_gradient_norm", 1e-3, 1e6, 1.0, log(0.5, 20.0)),
     int(
         "hidden_dim",
@@ -56,10 +57,10 @@ const PARAMETERS: &[Parameter] = &[
     float("actor_smoothing", 0.0, 2.0, 0.0, linear(0.0, 0.5)).unsearched(),
     // 0: Ornstein-Uhlenbeck, 1: the same with a falling sigma, 2: Gaussian.
     int("noise_kind", 0, 2, 0, Search::Choices(&[0.0, 1.0, 2.0])),
-    float("noise_sigma", 0.0, 2.0, 0.2, linear(0.05, 0.5)),
-    float("noise_sigma_end", 0.0, 2.0, 0.05, linear(0.01, 0.1)),
+    float("noise_sigma", 0.01, 1.0, 0.2, linear(0.05, 0.5)),
+    float("noise_sigma_end", 0.01, 1.0, 0.05, linear(0.01, 0.1)),
     float("noise_decay", 0.5, 1.0, 0.9995, linear(0.99, 1.0)),
-    float("noise_theta", 0.0, 10.0, 0.15, linear(0.05, 1.0)),
+    float("noise_theta", 0.01, 0.5, 0.15, linear(0.05, 0.5)),
     float("noise_dt", 1e-4, 1.0, 0.01, log(0.01, 1.0)),
 ];
 

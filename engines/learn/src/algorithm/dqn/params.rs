@@ -55,6 +55,7 @@ const PARAMETERS: &[Parameter] = &[
     )
     .fixed(),
     flag("double_dqn", true),
+    // Off, as the agents of worlds other than the mesh learn without: see the differences in `algorithm`.
     flag("dueling", false).fixed().unsearched(),
     flag("prioritized_replay", false).fixed().unsearched(),
     float("priority_alpha", 0.0, 1.0, 0.6, linear(0.4, 0.8)).unsearched(),
