@@ -29,7 +29,9 @@ fn main() -> Result<(), Failure> {
     for gate in table::GATES.iter().filter(|gate| options.takes(gate)) {
         let results = match gate.goal {
             Goal::Return(_) => single::measure(gate, &options)?,
-            Goal::Equilibrium | Goal::Quantity(_) => games::measure(gate, options.seeds),
+            Goal::Equilibrium | Goal::Reported | Goal::Quantity(_) => {
+                games::measure(gate, options.seeds)
+            }
         };
         let row = Row::new(gate, results);
         eprintln!("{}", row.describe());

@@ -4,15 +4,16 @@ use crate::{
     Failure,
     table::{Gate, Goal},
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::{fmt::Write, fs, path::Path};
 
 /// A point of a learning curve.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone)]
 pub(crate) struct Point {
     pub(crate) steps: u64,
-    pub(crate) mean_return: f64,
+    /// The mean return, or the distance from an equilibrium.
+    pub(crate) value: f64,
 }
 
 /// What one seed came to.
@@ -58,9 +59,10 @@ impl Row {
     }
 
     fn word(&self) -> &'static str {
-        match self.is_passed() {
-            true => "passed",
-            false => "missed",
+        match (self.gate.goal, self.is_passed()) {
+            (Goal::Reported, _) => "reported",
+            (_, true) => "passed",
+            (_, false) => "missed",
         }
     }
 
@@ -94,6 +96,7 @@ impl Row {
                 .trim_end_matches('.')
                 .to_owned(),
             Goal::Equilibrium => "pure equilibrium".to_owned(),
+            Goal::Reported => "NashConv, reported".to_owned(),
             Goal::Quantity(most) => format!("within {:.0} % of q*", most * 100.0),
         };
         let ((least, most), needed) = (self.range(), self.needed());
@@ -120,10 +123,34 @@ impl Row {
         })
     }
 
-    /// The name of the curve's files, where it has one.
-    fn curve(&self) -> Option<String> {
-        let has_curve = self.seeds.iter().any(|seed| !seed.curve.is_empty());
-        has_curve.then(|| format!("{}-{}", self.gate.world, self.gate.algorithm))
+    /// The name of the curve's files.
+    fn curve(&self) -> String {
+        format!("{}-{}", self.gate.world, self.gate.algorithm)
+    }
+
+    /// What the curve is of.
+    fn measures(&self) -> &'static str {
+        match self.gate.goal {
+            Goal::Return(_) => "mean_return",
+            Goal::Equilibrium | Goal::Reported => "nash_conv",
+            Goal::Quantity(_) => "deviation",
+        }
+    }
+
+    /// The rows of the curve's points.
+    fn points(&self) -> String {
+        let Gate {
+            algorithm, world, ..
+        } = self.gate;
+        let measure = self.measures();
+        let of = |seed: &Seed| {
+            let number = seed.seed;
+            let row = move |Point { steps, value }: &Point| {
+                format!("{world},{algorithm},{number},{steps},{measure},{value}\n")
+            };
+            seed.curve.iter().map(row).collect::<String>()
+        };
+        self.seeds.iter().map(of).collect()
     }
 }
 
@@ -148,24 +175,16 @@ impl Report {
     pub(crate) fn write(&self, folder: &Path, pictures: &Path) -> Result<(), Failure> {
         fs::create_dir_all(folder)?;
         let mut text = self.markdown() + CURVES;
-        let mut csv = "world,algorithm,seed,steps,mean_return\n".to_owned();
+        let mut csv = "world,algorithm,seed,steps,measure,value\n".to_owned();
         for row in &self.rows {
-            let Some(name) = row.curve() else { continue };
+            let name = row.curve();
             let svg = format!("{name}.svg");
-            fs::copy(pictures.join(&svg), folder.join(&svg))?;
-            writeln!(text, "![{name}]({svg})")?;
-            for seed in &row.seeds {
-                for Point { steps, mean_return } in &seed.curve {
-                    let Gate {
-                        algorithm, world, ..
-                    } = row.gate;
-                    writeln!(
-                        csv,
-                        "{world},{algorithm},{},{steps},{mean_return}",
-                        seed.seed
-                    )?;
-                }
+            // Games have numbers and no picture.
+            if row.measures() == "mean_return" {
+                fs::copy(pictures.join(&svg), folder.join(&svg))?;
+                writeln!(text, "![{name}]({svg})")?;
             }
+            csv += &row.points();
         }
         fs::write(folder.join("README.md"), text)?;
         fs::write(folder.join("curves.csv"), csv)?;
@@ -184,7 +203,8 @@ in one of about 15 evaluations within the steps. *Range* is that of the best eva
 the episodes that it is measured on; *at the end* counts the seeds whose last evaluation reaches the goal as well. In
 games all players learn at the same time, each for itself: the last ten rounds have to be pure equilibria of one round
 (the range is that of NashConv), or the quantities within a share of the equilibrium's (the range is that of the
-largest deviation).
+largest deviation). Rock-paper-scissors has a mixed equilibrium only, around which those who learn by their own returns
+go: the distance of what they mix at the end is reported, and no goal.
 
 | Algorithm | World | Steps | Goal | Needed | Reached | Range | At the end | |
 |---|---|---|---|---|---|---|---|---|
@@ -193,6 +213,7 @@ largest deviation).
 const CURVES: &str = "
 ## Learning curves
 
-The mean of the evaluations over the seeds, and their range; the numbers are in [curves.csv](curves.csv).
+The mean of the evaluations over the seeds, and their range; the numbers are in [curves.csv](curves.csv), and with them
+the distance from an equilibrium (`nash_conv`, or `deviation` of quantities) while the players of a game learn.
 
 ";

@@ -23,7 +23,13 @@ struct Trained {
 struct Curve {
     seed: u64,
     best_mean_return: f64,
-    evaluations: Vec<Point>,
+    evaluations: Vec<Evaluation>,
+}
+
+#[derive(Deserialize)]
+struct Evaluation {
+    steps: u64,
+    mean_return: f64,
 }
 
 /// Trains with each seed. The curves are files in the folder, and what the binary printed is a third one.
@@ -83,6 +89,11 @@ fn judge(gate: &Gate, curve: Curve) -> Seed {
         reached: reaches(curve.best_mean_return),
         measured: curve.best_mean_return,
         reached_at_the_end: last.is_some_and(reaches),
-        curve: curve.evaluations,
+        curve: (curve.evaluations.iter())
+            .map(|at| Point {
+                steps: at.steps,
+                value: at.mean_return,
+            })
+            .collect(),
     }
 }
