@@ -13,6 +13,7 @@ mod lease;
 mod link;
 mod local;
 mod plan;
+mod present;
 mod script;
 mod shared;
 
@@ -26,6 +27,7 @@ use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use link::Replica;
 use local::Local;
+use present::Present;
 use prometheus_client::metrics::counter::Counter;
 use shared::Shared;
 use std::{fmt, sync::Arc, time::Duration};
@@ -163,6 +165,8 @@ pub struct Over<'a> {
     pub server: Server,
     /// The services of this process: replicas are the processes that have the same.
     pub group: String,
+    /// How many such groups a mesh has at most, as long as Redis has not told how many processes there are.
+    pub groups: u32,
     /// What is wrong with the server.
     pub condition: Condition,
     /// The metrics of the process.
@@ -190,6 +194,7 @@ impl RateLimiter {
             clock,
             server,
             group,
+            groups,
             condition,
             metrics,
             seeds,
@@ -200,7 +205,16 @@ impl RateLimiter {
             "Decisions about limits that a replica made by itself, as Redis was late or out of reach",
             Counter::default(),
         );
-        let shared = Shared::new(server, Arc::clone(&local), clock.clone(), limits, alone);
+        let present = Present::new(limits.replicas, groups);
+        let budget = Duration::from_millis(limits.redis_budget_ms);
+        let shared = Shared::new(
+            server,
+            Arc::clone(&local),
+            clock.clone(),
+            present,
+            budget,
+            alone,
+        );
         let shared = Arc::new(shared);
         let name = uuid::Uuid::now_v7().to_string();
         let work = link::run(
@@ -218,9 +232,16 @@ impl RateLimiter {
         (Self(Arc::new(inner)), work)
     }
 
-    /// How many replicas count together, as far as is known; 1 for a limiter that counts by itself.
+    /// How many replicas of this process there are, as far as is known; 1 for a limiter that counts by itself.
     pub fn replicas(&self) -> u32 {
-        self.0.shared.as_ref().map_or(1, |shared| shared.replicas())
+        let shared = self.0.shared.as_ref();
+        shared.map_or(1, |shared| shared.present.replicas())
+    }
+
+    /// The same of all processes that count together.
+    pub fn processes(&self) -> u32 {
+        let shared = self.0.shared.as_ref();
+        shared.map_or(1, |shared| shared.present.processes())
     }
 
     /// Puts other limits in force. What was counted before is kept.

@@ -22,9 +22,12 @@ pub enum ScriptError {
     #[error("{0}")]
     Lost(String),
     /// The connection is of no further use, and the script has not run: the server does not know it, or
-    /// takes no writes.
+    /// takes no writes, or is one of a cluster.
     #[error("{0}")]
     NotRun(String),
+    /// The script met a key that holds something else. The connection is as good as before.
+    #[error("{0}")]
+    WrongType(String),
     /// The server refused to run the script, or the script failed.
     #[error("{0}")]
     Failed(String),
@@ -137,7 +140,15 @@ impl Scripts {
 fn failed(server: &Server, error: &RedisError) -> ScriptError {
     let why = format!("{server}: {error}");
     match error.code() {
-        Some("NOSCRIPT" | "READONLY" | "MASTERDOWN") => ScriptError::NotRun(why),
+        // What a script may not write it is told at its first write, before it has changed anything.
+        Some("NOSCRIPT" | "READONLY" | "MASTERDOWN" | "OOM" | "MISCONF" | "NOREPLICAS") => {
+            ScriptError::NotRun(why)
+        }
+        // The keys of a decision are in slots of several nodes.
+        Some("CROSSSLOT" | "MOVED" | "ASK" | "CLUSTERDOWN") => ScriptError::NotRun(format!(
+            "{server}: a node of a Redis Cluster, which is not supported; a single server is"
+        )),
+        Some("WRONGTYPE") => ScriptError::WrongType(why),
         _ if error.is_io_error() || error.is_connection_dropped() => ScriptError::Lost(why),
         _ => ScriptError::Failed(why),
     }

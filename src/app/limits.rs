@@ -40,12 +40,13 @@ pub(crate) fn in_force(limits: &Limits) -> Result<Plan, String> {
 }
 
 impl Limiting {
-    /// `group` names the services of the process; those that have the same are its replicas.
+    /// `group` names the services of the process; those that have the same are its replicas. A mesh has so many
+    /// `groups` at most.
     pub(crate) fn new(
         limits: &Limits,
         in_force: Plan,
         server: Option<Server>,
-        group: String,
+        (group, groups): (String, u32),
         clock: &Clock,
         metrics: &Metrics,
     ) -> Self {
@@ -58,6 +59,7 @@ impl Limiting {
                     clock: clock.clone(),
                     server,
                     group,
+                    groups,
                     condition: condition.clone(),
                     metrics,
                     seeds: Seeds::system(),

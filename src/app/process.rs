@@ -179,11 +179,18 @@ impl Process {
             .map(|s| s.as_str())
             .collect::<Vec<_>>()
             .join("+");
+        // The gateway charges nothing: whom it calls does.
+        let charging = |s: &&Service| **s != Service::Gateway;
+        let counts = services.iter().any(|s| charging(&s));
+        // Each service that is not here may be a process of its own.
+        let elsewhere = Service::ALL.iter().filter(charging);
+        let elsewhere = elsewhere.filter(|s| !services.contains(s)).count();
+        let groups = u32::try_from(1 + elsewhere).unwrap_or(u32::MAX);
         let limiting = Limiting::new(
             &config.limits,
             files.limits,
-            server.clone(),
-            group,
+            counts.then(|| server.clone()).flatten(),
+            (group, groups),
             &clock,
             &metrics,
         );

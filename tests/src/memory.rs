@@ -51,13 +51,13 @@ fn warm(samples: &[(f64, f64)]) -> &[(f64, f64)] {
     &samples[cold.min(samples.len())..]
 }
 
-fn growth(samples: &[(f64, f64)]) -> Growth {
+fn growth(samples: &[(f64, f64)], shortest: f64) -> Growth {
     let warm = warm(samples);
     let hours = match warm {
         [first, .., last] => last.0 - first.0,
         _ => 0.0,
     };
-    match slope(warm).filter(|_| hours >= SHORTEST) {
+    match slope(warm).filter(|_| hours >= shortest) {
         None => Growth::Unknown,
         Some(slope) if slope <= BOUND_MIB_PER_HOUR => Growth::Flat,
         Some(slope) => Growth::Grows(slope),
@@ -97,7 +97,13 @@ impl Memory {
 
     /// Whether it grows after the warm-up.
     pub fn growth(&self) -> Growth {
-        growth(&self.samples)
+        self.growth_over(SHORTEST)
+    }
+
+    /// The same, where the samples after the warm-up cover so many hours. Fewer than half an hour's need to be
+    /// many: a sample every few seconds.
+    pub fn growth_over(&self, shortest: f64) -> Growth {
+        growth(&self.samples, shortest)
     }
 
     /// The last sample and the slope, for people.
@@ -145,14 +151,14 @@ mod tests {
     #[test]
     fn a_warm_up_is_no_growth() {
         let filled = samples(2.0, |hour| 120.0 + 80.0 * (hour / 0.9).min(1.0));
-        assert_eq!(growth(&filled), Growth::Flat);
+        assert_eq!(growth(&filled, SHORTEST), Growth::Flat);
     }
 
     #[test]
     fn a_steady_leak_grows() {
         let leak = samples(2.0, |hour| 200.0 + 12.0 * hour);
-        let Growth::Grows(slope) = growth(&leak) else {
-            panic!("{:?}", growth(&leak));
+        let Growth::Grows(slope) = growth(&leak, SHORTEST) else {
+            panic!("{:?}", growth(&leak, SHORTEST));
         };
         assert!((slope - 12.0).abs() < 0.5, "{slope}");
     }
@@ -161,7 +167,7 @@ mod tests {
     fn a_short_time_is_not_judged() {
         for hours in [0.0, 0.03, 0.9] {
             let leak = samples(hours, |hour| 200.0 + 100.0 * hour);
-            assert_eq!(growth(&leak), Growth::Unknown, "{hours}");
+            assert_eq!(growth(&leak, SHORTEST), Growth::Unknown, "{hours}");
         }
     }
 

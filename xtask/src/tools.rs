@@ -84,13 +84,13 @@ pub(crate) fn run(command: &mut Command) -> Outcome {
     }
 }
 
-/// Runs a program that must succeed, and returns what it printed.
 /// What cargo knows of all packages, ours and others'.
 pub(crate) fn metadata() -> Result<serde_json::Value, String> {
     let text = read(cargo().args(["metadata", "--format-version", "1", "--locked"]))?;
     serde_json::from_str(&text).map_err(|e| e.to_string())
 }
 
+/// Runs a program that must succeed, and returns what it printed.
 pub(crate) fn read(command: &mut Command) -> Result<String, String> {
     let output = command
         .output()

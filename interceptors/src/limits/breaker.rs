@@ -1,5 +1,7 @@
-//! When a server is no longer asked: after five failures within a second (ten budgets, where that is more), or at once when the connection
-//! is lost. It is asked again over another connection, once that has been made and settled; no call probes.
+//! When a server is no longer asked: after five failures within a second (ten budgets, where that is more), or at
+//! once when the connection is lost. It is asked again over another connection, once that has been made and
+//! settled; no call probes. A key that holds something else is no failure of the server: whoever it counts
+//! is decided here, and nobody else.
 
 use parking_lot::Mutex;
 use std::{
@@ -45,6 +47,7 @@ impl Guarded {
         let mut breaker = self.breaker.lock();
         let opens = match error {
             Some(ScriptError::Lost(_) | ScriptError::NotRun(_)) => breaker.trip(),
+            Some(ScriptError::WrongType(_)) => false,
             Some(ScriptError::Failed(_)) | None => breaker.record_failure(now, self.within),
         };
         if opens {

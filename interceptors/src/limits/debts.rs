@@ -2,7 +2,7 @@
 
 use super::Limit;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 use tars_runtime::clock::Monotonic;
 
 /// Maximum number of callers. A debt of a further one is not kept: it was bounded by the replica's share.
@@ -18,7 +18,20 @@ pub(super) struct Debt {
     /// When each call passed, oldest first; of a limit that is not exact, the last alone.
     pub(super) times: Vec<Monotonic>,
     /// How many calls passed.
-    pub(super) calls: u32,
+    calls: u32,
+    /// The time for one call at the rate of this process's share, and when at that rate all of them are
+    /// forgotten: of a limit that is not exact, what was spent long ago is free again.
+    interval: Duration,
+    full: Monotonic,
+}
+
+impl Debt {
+    /// How many calls of a limit that is not exact are owed still. Each process forgets at the rate of its share, so
+    /// that all of them together forget no faster than the limit does.
+    pub(super) fn owed(&self, now: Monotonic) -> f64 {
+        let ahead = self.full.since(now).as_secs_f64();
+        (ahead / self.interval.as_secs_f64().max(1e-9)).min(f64::from(self.calls))
+    }
 }
 
 /// The debts of a process.
@@ -26,8 +39,8 @@ pub(super) struct Debt {
 pub(super) struct Debts(Mutex<HashMap<String, Debt>>);
 
 impl Debts {
-    /// Adds one call.
-    pub(super) fn add(&self, limit: &Limit, key: String, now: Monotonic) {
+    /// Adds one call, of which this process lets one pass each `interval`.
+    pub(super) fn add(&self, limit: &Limit, interval: Duration, key: String, now: Monotonic) {
         let mut debts = self.0.lock();
         if debts.len() >= MAX_CALLERS && !debts.contains_key(&key) {
             return;
@@ -37,8 +50,12 @@ impl Debts {
             key,
             times: Vec::new(),
             calls: 0,
+            interval,
+            full: now,
         });
         debt.calls = debt.calls.saturating_add(1);
+        debt.interval = interval;
+        debt.full = debt.full.max(now) + interval;
         if !limit.is_exact() {
             debt.times.clear();
         }
@@ -46,6 +63,20 @@ impl Debts {
         let first = debt.times.iter().position(expired);
         debt.times.drain(..first.unwrap_or(debt.times.len()));
         debt.times.push(now);
+    }
+
+    /// Takes back the newest call of a key, if it is not being settled.
+    pub(super) fn give_back(&self, key: &str) {
+        let mut debts = self.0.lock();
+        let Some(debt) = debts.get_mut(key) else {
+            return;
+        };
+        debt.calls -= 1;
+        debt.full = debt.full.saturating_sub(debt.interval);
+        debt.times.pop();
+        if debt.calls == 0 {
+            debts.remove(key);
+        }
     }
 
     /// Takes all of them.
@@ -60,6 +91,9 @@ impl Debts {
         for mut old in unsettled {
             if let Some(newer) = debts.remove(&old.key) {
                 old.calls = old.calls.saturating_add(newer.calls);
+                // What it were if all had been added here, one after the other.
+                old.full = newer.full.max(old.full + newer.interval * newer.calls);
+                old.interval = newer.interval;
                 old.times.extend(newer.times);
             }
             debts.insert(old.key.clone(), old);
@@ -74,13 +108,15 @@ mod tests {
     use std::time::Duration;
 
     const T: Monotonic = Monotonic::from_start(Duration::from_secs(1000));
+    const SECOND: Duration = Duration::from_secs(1);
     const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
     fn calls_that_count_no_longer_are_not_owed() {
         let (debts, limit) = (Debts::default(), Limit::new(LimitName::Auth, 10, MINUTE));
         for seconds in [0, 1, 61] {
-            debts.add(&limit, "a".to_owned(), T + Duration::from_secs(seconds));
+            let at = T + Duration::from_secs(seconds);
+            debts.add(&limit, SECOND, "a".to_owned(), at);
         }
         let owed = debts.take();
         assert_eq!(owed[0].times, [T + Duration::from_secs(61)]);
@@ -90,10 +126,48 @@ mod tests {
     #[test]
     fn what_is_put_back_is_owed_with_what_came_meanwhile() {
         let (debts, limit) = (Debts::default(), Limit::new(LimitName::User, 100, MINUTE));
-        debts.add(&limit, "a".to_owned(), T);
+        debts.add(&limit, SECOND, "a".to_owned(), T);
         let unsettled = debts.take();
-        debts.add(&limit, "a".to_owned(), T + MINUTE);
+        debts.add(&limit, SECOND, "a".to_owned(), T);
         debts.put_back(unsettled);
-        assert_eq!(debts.take()[0].calls, 2);
+        let owed = debts.take();
+        assert_eq!((owed[0].calls, owed[0].owed(T)), (2, 2.0));
+    }
+
+    #[test]
+    fn a_caller_who_kept_to_the_rate_owes_one_call_after_a_long_outage() {
+        let (debts, limit) = (Debts::default(), Limit::new(LimitName::User, 60, MINUTE));
+        for second in 0..3600 {
+            let at = T + SECOND * second;
+            debts.add(&limit, SECOND, "steady".to_owned(), at);
+        }
+        let last = T + SECOND * 3599;
+        for _ in 0..15 {
+            debts.add(&limit, SECOND, "sudden".to_owned(), last);
+        }
+        let owed: HashMap<_, _> = debts
+            .take()
+            .into_iter()
+            .map(|debt| (debt.key.clone(), debt))
+            .collect();
+        assert_eq!(owed["steady"].owed(last), 1.0);
+        assert_eq!(owed["sudden"].owed(last), 15.0);
+        assert_eq!(owed["sudden"].owed(last + SECOND * 10), 5.0);
+        assert_eq!(owed["sudden"].owed(last + MINUTE), 0.0);
+    }
+
+    #[test]
+    fn a_call_that_is_given_back_is_not_owed() {
+        let (debts, limit) = (Debts::default(), Limit::new(LimitName::User, 60, MINUTE));
+        for _ in 0..3 {
+            debts.add(&limit, SECOND, "a".to_owned(), T);
+        }
+        debts.add(&limit, SECOND, "b".to_owned(), T);
+        debts.give_back("a");
+        debts.give_back("b");
+        debts.give_back("nobody");
+        let owed = debts.take();
+        assert_eq!(owed.len(), 1);
+        assert_eq!(owed[0].owed(T), 2.0);
     }
 }

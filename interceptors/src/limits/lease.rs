@@ -1,8 +1,8 @@
 //! Calls that this process has taken from the server in advance, so that most decisions about volume are
 //! local.
 //!
-//! What is leased has been charged. A replica holds at most `size` calls of a caller that it has not
-//! spent, so that in any window at most `replicas × size` more calls pass than the limit itself admits. A lease
+//! What is leased has been charged. A process holds at most `size` calls of a caller that it has not
+//! spent, so that in any window at most `processes × size` more calls pass than the limit itself admits. A lease
 //! begins with one call and doubles while it is spent within half of its life; what is not spent within its
 //! life is dropped, which only errs towards refusing.
 
@@ -15,9 +15,10 @@ const LIFE: Duration = Duration::from_secs(1);
 /// The largest lease.
 const MOST: u32 = 256;
 
-/// The most that one replica leases of a limit: all replicas together hold a twentieth of it.
-pub(super) fn size(limit: &Limit, replicas: u32) -> u32 {
-    (limit.calls / replicas.max(1).saturating_mul(20)).clamp(1, MOST)
+/// The most that one of the processes which share a limit leases of it: all together hold a twentieth of it, or
+/// one call each, where that is more.
+pub(super) fn size(limit: &Limit, sharing: u32) -> u32 {
+    (limit.calls / sharing.max(1).saturating_mul(20)).clamp(1, MOST)
 }
 
 /// What one caller has left here.

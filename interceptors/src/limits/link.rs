@@ -82,12 +82,15 @@ async fn serve(
         return down;
     }
     condition.record_success();
+    let since = shared.clock.monotonic();
     loop {
         tokio::select! {
             () = scripts.lost() => return Down(shared.why_lost()),
             () = sleep(PRESENCE_INTERVAL) => {}
         }
-        if let Err(down) = say_present(shared, &scripts, replica).await {
+        // Others have been connected for as long, or are not present.
+        let all_are_counted = shared.clock.monotonic().since(since) >= PRESENT_FOR;
+        if let Err(down) = say_present(shared, &scripts, replica, all_are_counted).await {
             return down;
         }
     }
@@ -99,7 +102,7 @@ async fn begin(
     replica: &Replica,
     ledger: &mut Ledger,
 ) -> Result<(), Down> {
-    say_present(shared, scripts, replica).await?;
+    say_present(shared, scripts, replica, false).await?;
     settle(shared, scripts, replica, ledger).await?;
     let guarded = Guarded::new(scripts.clone(), shared.budget);
     shared.connection.store(Some(Arc::new(guarded)));
@@ -107,14 +110,20 @@ async fn begin(
     settle(shared, scripts, replica, ledger).await
 }
 
-async fn say_present(shared: &Shared, scripts: &Scripts, replica: &Replica) -> Result<(), Down> {
-    let group = format!("replicas:{}", replica.group);
-    let group = Scripts::key(&shared.server, &group);
+async fn say_present(
+    shared: &Shared,
+    scripts: &Scripts,
+    replica: &Replica,
+    all_are_counted: bool,
+) -> Result<(), Down> {
+    let of_group = format!("replicas:{}", replica.group);
+    let [of_group, of_all] =
+        [of_group.as_str(), "processes"].map(|name| Scripts::key(&shared.server, name));
     let lasts = [PRESENT_FOR.as_millis() as f64];
-    let keys = [group.as_str(), replica.name.as_str()];
+    let keys = [of_group.as_str(), of_all.as_str(), replica.name.as_str()];
     let present = bounded(scripts.run(PRESENT, &keys, &lasts)).await?;
-    if let Some(replicas) = present.first().and_then(|n| u32::try_from(*n).ok()) {
-        shared.set_replicas(replicas);
+    if let Some(told) = script::told(&present) {
+        shared.present.adopt(told, all_are_counted);
     }
     Ok(())
 }
@@ -159,7 +168,8 @@ async fn pay(
     let keys = [debt.key.as_str(), marker];
     if !debt.limit.is_exact() {
         let [interval, burst] = script::cell_size(&debt.limit);
-        let arguments = [interval, burst, f64::from(debt.calls)];
+        let owed = debt.owed(shared.clock.monotonic());
+        let arguments = [interval, burst, owed];
         return scripts.run(SETTLE_CELL, &keys, &arguments).await;
     }
     let now = shared.clock.monotonic();

@@ -124,7 +124,7 @@ impl Local {
     }
 
     /// Gives back the newest call.
-    fn give_back(&self, limit: Limit, key: u64, now: Monotonic) {
+    pub(super) fn give_back(&self, limit: Limit, key: u64, now: Monotonic) {
         if limit.is_exact() {
             self.logs.with(key, now, VecDeque::pop_back);
         } else {

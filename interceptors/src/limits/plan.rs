@@ -25,7 +25,7 @@ const LONGEST: u64 = 31 * 86_400;
 /// The largest number of calls in a window.
 const MOST: u32 = 1_000_000_000;
 /// The same of a limit that keeps the time of every call.
-const MOST_EXACT: u32 = 100_000;
+const MOST_EXACT: u32 = 10_000;
 
 /// The name of a limit, as in headers, in refusals and in the file of limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]

@@ -1,6 +1,6 @@
 //! The scripts that run inside the server, with what they are given and what they reply.
 
-use super::{Charge, Decision, Limit, Subject, lease::Grant};
+use super::{Charge, Decision, Limit, Subject, lease::Grant, present::Told};
 use sha2::{Digest, Sha256};
 use std::{fmt::Write, time::Duration};
 use tars_runtime::{bus::Server, scripts::Scripts};
@@ -87,6 +87,17 @@ pub(super) fn grant(reply: &[i64]) -> Option<Grant> {
     })
 }
 
+/// Who is present; `None` when the reply is not one of the script.
+pub(super) fn told(reply: &[i64]) -> Option<Told> {
+    let [replicas, processes] = *reply else {
+        return None;
+    };
+    Some(Told {
+        replicas: count(replicas)?,
+        processes: count(processes)?,
+    })
+}
+
 fn count(number: i64) -> Option<u32> {
     u32::try_from(number).ok()
 }
@@ -116,6 +127,10 @@ mod tests {
         assert!(grant(&[1, 2, 3, 0]).is_some());
         for reply in [&[][..], &[1, 2, 3], &[-1, 2, 3, 0], &[1, 2, 3, 0, 0]] {
             assert!(grant(reply).is_none(), "{reply:?}");
+        }
+        assert!(told(&[1, 4]).is_some());
+        for reply in [&[][..], &[1], &[1, -4], &[1, 4, 4]] {
+            assert!(told(reply).is_none(), "{reply:?}");
         }
     }
 }

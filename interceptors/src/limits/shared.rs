@@ -15,24 +15,18 @@ use super::{
     debts::Debts,
     lease::{self, Ask, Grant, Leases, Take},
     local::Local,
+    present::Present,
     script,
 };
 use arc_swap::ArcSwapOption;
 use prometheus_client::metrics::counter::Counter;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tars_runtime::{
     bus::Server,
     clock::{Clock, Monotonic},
-    config::Limits,
     scripts::ScriptError,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 /// What a process counts together with others.
 #[derive(Debug)]
@@ -42,7 +36,7 @@ pub(super) struct Shared {
     pub(super) connection: ArcSwapOption<Guarded>,
     pub(super) debts: Debts,
     pub(super) clock: Clock,
-    replicas: AtomicU32,
+    pub(super) present: Present,
     pub(super) budget: Duration,
     local: Arc<Local>,
     leases: Arc<Leases>,
@@ -73,7 +67,8 @@ impl Shared {
         server: Server,
         local: Arc<Local>,
         clock: Clock,
-        settings: &Limits,
+        present: Present,
+        budget: Duration,
         by_itself: Counter,
     ) -> Self {
         Self {
@@ -81,8 +76,8 @@ impl Shared {
             connection: ArcSwapOption::empty(),
             debts: Debts::default(),
             clock,
-            replicas: AtomicU32::new(settings.replicas),
-            budget: Duration::from_millis(settings.redis_budget_ms),
+            present,
+            budget,
             local,
             leases: Arc::new(Leases::new()),
             by_itself,
@@ -90,13 +85,9 @@ impl Shared {
         }
     }
 
-    /// How many replicas there are, as far as is known.
-    pub(super) fn replicas(&self) -> u32 {
-        self.replicas.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn set_replicas(&self, replicas: u32) {
-        self.replicas.store(replicas.max(1), Ordering::Relaxed);
+    /// The part of a limit that this process decides by itself.
+    fn share(&self, limit: &Limit) -> Limit {
+        limit.share(self.present.sharing(limit.name))
     }
 
     /// Why there is no connection any more, for the operator.
@@ -134,7 +125,7 @@ impl Shared {
         now: Monotonic,
     ) -> Charging {
         let class = &charges.class;
-        let size = lease::size(&class.limit, self.replicas());
+        let size = lease::size(&class.limit, self.present.sharing(class.limit.name));
         let volume = match self.leases.take(self.local.sized_key(class), size, now) {
             Take::Refused(decision) => Volume::Decided(decision),
             Take::Passed(decision, more) => {
@@ -161,7 +152,8 @@ impl Shared {
     fn lease_ahead(self: &Arc<Self>, server: &Arc<Guarded>, ask: Ask, class: &Charge<'_>) {
         let (this, server, keyed) = (Arc::clone(self), Arc::clone(server), self.keyed(class));
         tokio::spawn(async move {
-            if let Ok(grant) = this.lease(&server, &keyed, &ask).await {
+            let deadline = this.deadline();
+            if let Ok(grant) = this.lease(&server, &keyed, &ask, deadline).await {
                 this.leases.stored(&ask, grant, this.clock.monotonic());
             }
         });
@@ -178,7 +170,9 @@ impl Shared {
         let outcome = self.by_share(each, now);
         if outcome.passed() && missed == Missed::NotRun {
             for keyed in each.iter() {
-                self.debts.add(&keyed.limit, keyed.remote.clone(), now);
+                let at = self.share(&keyed.limit).rate();
+                self.debts
+                    .add(&keyed.limit, at.interval(), keyed.remote.clone(), now);
             }
         }
         outcome
@@ -186,14 +180,27 @@ impl Shared {
 
     fn by_share(&self, each: &Each<Keyed>, now: Monotonic) -> Outcome {
         self.by_itself.inc();
-        let replicas = self.replicas();
-        let share = |keyed: &Keyed| (keyed.limit.share(replicas), keyed.local);
+        let share = |keyed: &Keyed| (self.share(&keyed.limit), keyed.local);
         self.local.charge_keys(&each.map(share), now)
+    }
+
+    /// Takes back what [`without`](Self::without) charged.
+    fn give_back(&self, keyed: &Keyed, missed: Missed, now: Monotonic) {
+        self.local
+            .give_back(self.share(&keyed.limit), keyed.local, now);
+        if missed == Missed::NotRun {
+            self.debts.give_back(&keyed.remote);
+        }
+    }
+
+    /// Until when a call that waits now waits.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.budget
     }
 
     async fn exact(&self, server: &Guarded, each: Each<Keyed>) -> Outcome {
         let all: Vec<&Keyed> = each.iter().collect();
-        let decisions = match self.charge_logs(server, &all).await {
+        let decisions = match self.charge_logs(server, &all, self.deadline()).await {
             Ok(decisions) => decisions,
             Err(missed) => {
                 let now = self.clock.monotonic();
@@ -215,17 +222,18 @@ impl Shared {
         volume: Volume,
         budget: Option<Keyed>,
     ) -> Outcome {
-        let (decision, leased) = match volume {
-            Volume::Decided(decision) => (decision, false),
-            Volume::Leased(decision) => (decision, true),
+        let deadline = self.deadline();
+        let (decision, charged) = match volume {
+            Volume::Decided(decision) => (decision, Charged::Nowhere),
+            Volume::Leased(decision) => (decision, Charged::Lease),
             Volume::Unknown(ask) => {
-                let asked = self.lease(server, &class, &ask).await;
+                let asked = self.lease(server, &class, &ask, deadline).await;
                 let now = self.clock.monotonic();
                 match asked {
-                    Ok(grant) => (self.leases.granted(&ask, grant, now), true),
+                    Ok(grant) => (self.leases.granted(&ask, grant, now), Charged::Lease),
                     Err(missed) => {
                         let alone = self.without(&Each::one(class.clone()), missed, now);
-                        (alone.class.1, false)
+                        (alone.class.1, Charged::Here(missed))
                     }
                 }
             }
@@ -234,15 +242,19 @@ impl Shared {
         let Some(budget) = budget.filter(|_| decision.passed()) else {
             return outcome;
         };
-        let asked = self.charge_logs(server, &[&budget]).await;
+        let asked = self.charge_logs(server, &[&budget], deadline).await;
         let now = self.clock.monotonic();
         let limit = budget.limit;
         let decided = match asked.map(|decisions| decisions[0]) {
             Ok(decided) => decided,
             Err(missed) => self.without(&Each::one(budget), missed, now).class.1,
         };
-        if leased && !decided.passed() {
-            self.leases.give_back(class.sized, now);
+        if !decided.passed() {
+            match charged {
+                Charged::Nowhere => {}
+                Charged::Lease => self.leases.give_back(class.sized, now),
+                Charged::Here(missed) => self.give_back(&class, missed, now),
+            }
             outcome.class.1.remaining += 1;
         }
         outcome.budget = Some((limit, decided));
@@ -250,11 +262,17 @@ impl Shared {
     }
 
     /// Charges one call to every log, or to none.
-    async fn charge_logs(&self, server: &Guarded, all: &[&Keyed]) -> Result<Vec<Decision>, Missed> {
+    async fn charge_logs(
+        &self,
+        server: &Guarded,
+        all: &[&Keyed],
+        deadline: Instant,
+    ) -> Result<Vec<Decision>, Missed> {
         let keys: Vec<&str> = all.iter().map(|keyed| keyed.remote.as_str()).collect();
         let sizes = all.iter().map(|keyed| script::log_size(&keyed.limit));
         let sizes: Vec<f64> = sizes.flatten().collect();
-        let reply = self.ask(server, script::CHARGE, &keys, &sizes).await?;
+        let reply = self.ask(server, script::CHARGE, &keys, &sizes, deadline);
+        let reply = reply.await?;
         let decisions = script::decisions(&reply, all.len()).ok_or(Missed::MayHaveRun)?;
         let now = self.clock.monotonic();
         for (keyed, decision) in all.iter().zip(&decisions) {
@@ -275,24 +293,35 @@ impl Shared {
         Ok(decisions)
     }
 
-    async fn lease(&self, server: &Guarded, keyed: &Keyed, ask: &Ask) -> Result<Grant, Missed> {
+    async fn lease(
+        &self,
+        server: &Guarded,
+        keyed: &Keyed,
+        ask: &Ask,
+        deadline: Instant,
+    ) -> Result<Grant, Missed> {
         let [interval, burst] = script::cell_size(&keyed.limit);
         let sizes = [interval, burst, f64::from(ask.wanted)];
         let keys = [keyed.remote.as_str()];
-        let reply = self.ask(server, script::LEASE, &keys, &sizes).await?;
+        let reply = self.ask(server, script::LEASE, &keys, &sizes, deadline);
+        let reply = reply.await?;
         script::grant(&reply).ok_or(Missed::MayHaveRun)
     }
 
-    /// Runs a script within the budget.
+    /// Runs a script by the deadline. After it, nothing is asked any more.
     async fn ask(
         &self,
         server: &Guarded,
         script: usize,
         keys: &[&str],
         sizes: &[f64],
+        deadline: Instant,
     ) -> Result<Vec<i64>, Missed> {
+        if Instant::now() >= deadline {
+            return Err(Missed::NotRun);
+        }
         let reply = server.scripts.run(script, keys, sizes);
-        let error = match timeout(self.budget, reply).await {
+        let error = match timeout_at(deadline, reply).await {
             Ok(Ok(reply)) => return Ok(reply),
             Ok(Err(error)) => Some(error),
             Err(_) => None,
@@ -338,6 +367,16 @@ enum Missed {
     MayHaveRun,
     /// It was not asked, or has not counted the call.
     NotRun,
+}
+
+/// Where a call that passed its class was charged.
+#[derive(Debug, Clone, Copy)]
+enum Charged {
+    Nowhere,
+    /// To what was leased.
+    Lease,
+    /// To the count of this process.
+    Here(Missed),
 }
 
 /// A call of a volume class.

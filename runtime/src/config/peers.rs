@@ -241,8 +241,9 @@ pub struct Limits {
     pub key_changes_per_minute: u32,
     /// Calls per second of one workload; a quarter of them may come at once.
     pub internal_per_second: u32,
-    /// How many replicas there are, as long as Redis has not told. A replica that cannot ask Redis admits its
-    /// share of every limit. `tars up --replicas` sets it for its replicas.
+    /// How many replicas of this process there are: at least, where Redis tells of more. A process that cannot ask
+    /// Redis admits its share of every limit: of those that Auth alone counts among its replicas, of
+    /// others among all processes. `tars up --replicas` sets it for its replicas.
     pub replicas: u32,
     /// How long a call waits for Redis to count it, in milliseconds.
     pub redis_budget_ms: u64,

@@ -20,7 +20,8 @@ async fn processes(redis: &Redis) -> Arc<Vec<Replica>> {
         all.push(Replica::connected(redis, group, BUDGET_MS).await);
     }
     eventually("the replicas know of each other", || async {
-        all.iter().all(|r| r.limiter.replicas() == 4)
+        let known = |r: &Replica| (r.limiter.replicas(), r.limiter.processes());
+        all.iter().all(|r| known(r) == (4, 8))
     })
     .await;
     Arc::new(all)
@@ -63,7 +64,7 @@ pub(crate) async fn volume(redis: &Redis) -> Value {
     let admitted = admitted(&processes, limit).await;
     let lasted = clock.monotonic().since(start).as_secs_f64();
     let freed = lasted * f64::from(limit.calls) / limit.window.as_secs_f64();
-    let held = processes.len() as u32 * (limit.calls / (20 * REPLICAS as u32));
+    let held = limit.calls / 20;
     json!({
         "limit": limit.calls,
         "at_once": limit.calls / 4,

@@ -36,6 +36,7 @@ impl Replica {
             clock: clock.clone(),
             server: server(redis),
             group: group.to_owned(),
+            groups: 1,
             condition: condition.clone(),
             metrics: &Metrics::default(),
             seeds: Seeds::system(),

@@ -18,7 +18,8 @@ const EXPECTED: [&str; 2] = [
 
 pub(crate) async fn run(mesh: &Running) -> Result<Value, Failure> {
     let Ok(program) = std::env::var(H2SPEC) else {
-        return Ok(Value::Null);
+        eprintln!("h2spec is left out: {H2SPEC} names no program");
+        return Ok(json!("left out"));
     };
     let port = bridge(mesh).await?;
     let report = mesh.data.join("h2spec.xml");

@@ -58,6 +58,22 @@ fn a_busy_caller_asks_the_server_ever_less() {
 }
 
 #[test]
+fn a_caller_at_20_000_a_second_over_four_replicas_costs_few_questions() {
+    let limit = Limit::new(LimitName::User, 20_000, LIFE);
+    let size = size(&limit, 4);
+    assert_eq!(size, 250);
+    let replicas: Vec<_> = (0..4).map(|_| Arc::new(Leases::new())).collect();
+    let (decisions, mut asks) = (60_000, 0);
+    for n in 0..decisions {
+        let now = T + LIFE / 20_000 * n;
+        let asked = spend(&replicas[n as usize % 4], size, now);
+        asks += u32::from(asked.is_some());
+    }
+    let ratio = f64::from(asks) / f64::from(decisions);
+    assert!(ratio < 0.04, "{asks} of {decisions}");
+}
+
+#[test]
 fn a_slow_caller_asks_for_one_call_at_a_time() {
     let leases = Arc::new(Leases::new());
     for n in 0..20 {

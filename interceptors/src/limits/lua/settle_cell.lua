@@ -1,5 +1,6 @@
 -- Takes calls that passed while the server was out of reach, as many as there is room for. KEYS: the cell, see
--- lease.lua; a marker. ARGV: the microseconds for one call, how many may come at once, how many passed.
+-- lease.lua; a marker. ARGV: the microseconds for one call, how many may come at once, how many of
+-- those that passed are not free again.
 -- Taking the same calls again has no effect while their marker lasts.
 local interval, burst, spent = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local most = interval * burst

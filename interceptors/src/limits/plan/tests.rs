@@ -157,7 +157,7 @@ fn every_mistake_is_reported_and_nothing_is_changed() {
     let size = "calls = 5\nwindow_seconds = 1\n";
     for (text, reason) in [
         ("[limit.auth]\ncalls = 0\nwindow_seconds = 60", "calls"),
-        ("[limit.auth]\ncalls = 100001\nwindow_seconds = 60", "calls"),
+        ("[limit.auth]\ncalls = 10001\nwindow_seconds = 60", "calls"),
         (
             "[limit.user]\ncalls = 1000000001\nwindow_seconds = 60",
             "calls",
