@@ -142,7 +142,7 @@ fn measure_state(
     let mut scratch = Scratch::default();
     let mut then = |seen: &Observations, joint: &mut [Action]| {
         for (at, (policy, action)) in policies.iter().zip(joint).enumerate() {
-            *action = policy.act(seen.of(at), &[], &mut scratch).action;
+            policy.act_into(seen.of(at), &[], &mut scratch, action);
         }
     };
     let plan = Plan {

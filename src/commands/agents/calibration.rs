@@ -209,9 +209,9 @@ mod tests {
             errors(&found),
             "throughput 2.1 %, p50 50.0 %, p95 0.0 %, p99 100.0 %"
         );
-        let seen = names(json!({ "name": "calls-2", "errors": found }));
+        let seen = names(json!({ "name": "calls-2", "errors in the newest": found }));
         assert!(
-            seen.contains(&"errors") && !seen.contains(&"reason"),
+            seen.contains(&"errors in the newest") && !seen.contains(&"reason"),
             "{seen:?}"
         );
     }

@@ -65,7 +65,7 @@ fn check_fitted(fitted: &Value) {
     let uncalibrated = fitted["state"] == UNCALIBRATED;
     let reason = fitted["reason"].as_str().unwrap();
     assert_eq!(
-        reason.contains("of the errors is") || reason.contains("median error"),
+        reason.contains("95th percentile of the errors") || reason.contains("median error"),
         uncalibrated,
         "{reason}"
     );

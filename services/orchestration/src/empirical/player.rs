@@ -61,15 +61,21 @@ impl Player {
     /// Writes what it does in a rollout after the joint action, which is what it [would do](Self::act) there. Of
     /// weights that answer with what is no action of the space, it is the first one.
     pub(super) fn go_on(&mut self, seen: &[f32], action: &mut Act) {
-        let decided = match &self.by {
+        let decides = match &self.by {
+            By::Answerer(_, Answerer::Policy(policy)) if !self.agent.is_bound() => {
+                policy.act_into(seen, &[], &mut self.scratch, action);
+                true
+            }
             By::Answerer(_, answerer) => {
                 let decided = answerer.decide_with(seen, &mut self.scratch);
-                Some(self.agent.permitted(seen, decided))
+                *action = self.agent.permitted(seen, decided);
+                true
             }
-            By::FirstAction | By::Nothing => None,
+            By::FirstAction | By::Nothing => false,
         };
-        let decided = decided.filter(|action| self.space.action.check(action).is_ok());
-        *action = decided.unwrap_or_else(|| self.space.action.first());
+        if !decides || self.space.action.check(action).is_err() {
+            *action = self.space.action.first();
+        }
     }
 
     fn first_action(&self) -> Action {
