@@ -201,7 +201,7 @@ mod tests {
         let latest = json!({ "name": "calls-1", "state": state, "reason": "too few calls", "source": "calls" });
         let seen = names(latest);
         assert!(
-            seen.contains(&"reason") && !seen.contains(&"errors"),
+            seen.contains(&"reason") && !seen.contains(&"errors in the newest"),
             "{seen:?}"
         );
         let found = json!({ "throughput": 0.021, "p50": 0.5, "p95": 0.0, "p99": 1.0 });
@@ -209,7 +209,7 @@ mod tests {
             errors(&found),
             "throughput 2.1 %, p50 50.0 %, p95 0.0 %, p99 100.0 %"
         );
-        let seen = names(json!({ "name": "calls-2", "errors in the newest": found }));
+        let seen = names(json!({ "name": "calls-2", "errors": found }));
         assert!(
             seen.contains(&"errors in the newest") && !seen.contains(&"reason"),
             "{seen:?}"
