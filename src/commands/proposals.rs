@@ -4,6 +4,7 @@
 mod decide;
 mod promote;
 mod promotion;
+mod propose;
 mod show;
 mod watch;
 
@@ -18,6 +19,7 @@ use crate::rest::{Rest, RestError};
 use clap::{Args, Subcommand};
 use decide::Decision;
 use promote::Promote;
+use propose::Propose;
 use serde_json::{Value, json};
 pub(super) use show::measured;
 use std::process::ExitCode;
@@ -67,24 +69,9 @@ enum Command {
     },
     /// Propose the best trial of a study for the agent that it searched for.
     #[command(
-        after_help = "Example:\n  tars proposals propose 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d --note 'new reward'"
+        after_help = "Examples:\n  tars proposals propose 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d --note 'new reward'\n  tars proposals propose 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d --verification-seeds 16"
     )]
-    Propose {
-        /// The study's id, as `tars studies list` shows it.
-        #[arg(value_parser = id)]
-        study_id: Uuid,
-        /// A note for the approver.
-        #[arg(
-            long,
-            default_value = "",
-            hide_default_value = true,
-            value_name = "TEXT"
-        )]
-        note: String,
-        /// Print the proposal as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Propose(Propose),
     /// Propose one step of a version up the ladder of an agent that is bound to the live mesh.
     #[command(
         after_help = "Examples:\n  tars proposals promote policy 7\n  tars proposals promote policy 7 --stage active --note 'held for a day'"
@@ -137,9 +124,9 @@ impl Command {
         match self {
             Self::List { json, .. }
             | Self::Show { json, .. }
-            | Self::Propose { json, .. }
             | Self::Watch { json, .. }
             | Self::Apply { json, .. } => *json,
+            Self::Propose(propose) => propose.json,
             Self::Promote(promote) => promote.json,
             Self::Decide(decision) => decision.is_in_json(),
         }
@@ -150,11 +137,7 @@ impl Command {
         match self {
             Self::List { all, limit, json } => list(&rest, all, limit, json).await,
             Self::Show { update_id, json } => show::show(&rest, update_id, json).await,
-            Self::Propose {
-                study_id,
-                note,
-                json,
-            } => propose(&rest, study_id, &note, json).await,
+            Self::Propose(propose) => propose.run(&rest).await,
             Self::Promote(promote) => promote.run(&rest).await,
             Self::Watch {
                 update_id,
@@ -204,28 +187,6 @@ const ABOUT_PROPOSAL: &[Advice] = &[
     (
         reason::STALE,
         "take it back with `tars proposals withdraw {id}`, then propose it anew",
-    ),
-    (reason::CHANGE_IN_PROGRESS, OTHER_CHANGE),
-];
-
-/// What helps against the refusals of a proposal of a study's best trial.
-const OF_STUDY: &[Advice] = &[
-    (reason::NOT_FOUND, "`tars studies list` shows all studies"),
-    (
-        reason::NO_FINISHED_TRIAL,
-        "`tars studies show {id}` shows its trials",
-    ),
-    (
-        reason::NO_AGENT,
-        "only a study that was created for an agent can be proposed",
-    ),
-    (
-        reason::NO_CHANGE,
-        "its best trial is live already; `tars studies show {id}` shows its trials",
-    ),
-    (
-        reason::ALREADY_EXISTS,
-        "`tars proposals show {named}` shows it",
     ),
     (reason::CHANGE_IN_PROGRESS, OTHER_CHANGE),
 ];
@@ -325,28 +286,9 @@ fn assessment_state(proposal: &Value) -> String {
     word(&proposal["assessment_state"], "ASSESSMENT_STATE_")
 }
 
-async fn propose(
-    rest: &Rest,
-    study: Uuid,
-    note: &str,
-    json: bool,
-) -> Result<ExitCode, CommandError> {
-    let body = json!({ "study_id": study, "note": note });
-    let answer = rest.post("/api/v1/sync/propose", body).await;
-    let answer = answer.map_err(|e| advice::add(e, OF_STUDY, &study))?;
-    let proposal = &answer["proposal"];
-    if json {
-        say!("{proposal:#}");
-        return Ok(ExitCode::SUCCESS);
-    }
-    say!("{}: {}", text(&proposal["update_id"]), state(proposal));
-    show::next_step(proposal);
-    Ok(ExitCode::SUCCESS)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{propose::OF_STUDY, *};
     use http::{Method, StatusCode};
 
     #[test]

@@ -18,6 +18,8 @@ mod naming;
 mod passwords;
 #[path = "meshes/promotions.rs"]
 mod promotions;
+#[path = "meshes/rollbacks.rs"]
+mod rollbacks;
 #[path = "meshes/runs.rs"]
 mod runs;
 #[path = "meshes/services.rs"]

@@ -1,6 +1,6 @@
 //! A proposal as its approver reads it.
 
-use super::{advised, assessment_state, path, promotion, state};
+use super::{Until, advised, assessment_state, path, promotion, propose::SEEDS, state};
 use crate::{
     commands::{
         CommandError,
@@ -183,11 +183,58 @@ pub(super) fn outcome(proposal: &Value) {
             say!("{name:<12} {value}");
         }
     }
-    next_step(proposal);
+}
+
+/// Why a proposal did not come to what was awaited, and the commands that go on.
+pub(super) fn shortfall(proposal: &Value, until: Until) -> String {
+    let of = |name: &str| text(&proposal[name]);
+    let id = of("update_id");
+    let (what, why) = match state(proposal).as_str() {
+        _ if until == Until::Assessed => ("was not assessed", of("assessment_error")),
+        "needs_attention" => ("needs a person", in_words_of_the_command(&of("attention"))),
+        "rejected" => ("was rejected", of("reason")),
+        "withdrawn" => ("was withdrawn", of("reason")),
+        "rolled_back" => ("was rolled back", of("error_message")),
+        "kept" => (
+            "was not verified, and what was live was kept",
+            of("resolution_reason"),
+        ),
+        _ => ("failed", of("error_message")),
+    };
+    let why = match why.is_empty() {
+        true => why,
+        false => format!(": {why}"),
+    };
+    let next = next_of(proposal).unwrap_or_else(|| look_or_propose_anew(proposal));
+    format!("the proposal {id} {what}{why}; {next}")
+}
+
+/// What there is to do about a proposal that has ended: where it was verified on few seeds, more may be surer.
+fn look_or_propose_anew(proposal: &Value) -> String {
+    let look = format!(
+        "`tars proposals show {}` shows it",
+        text(&proposal["update_id"])
+    );
+    let seeds = proposal["verification"]["seeds"].as_array();
+    let more = seeds.map_or(0, |seeds| 2 * seeds.len() as i64);
+    match state(proposal) == "rolled_back" && SEEDS.contains(&more) {
+        true => format!(
+            "{look}; `tars proposals propose {} --verification-seeds {more}` is measured on more seeds",
+            text(&proposal["study_id"])
+        ),
+        false => look,
+    }
+}
+
+/// Tells the commands that a proposal waits for.
+pub(super) fn next_step(proposal: &Value) {
+    if let Some(next) = next_of(proposal) {
+        note!("{next}");
+    }
 }
 
 /// The commands that a proposal waits for.
-pub(super) fn next_step(proposal: &Value) {
+fn next_of(proposal: &Value) -> Option<String> {
     let id = text(&proposal["update_id"]);
     let again = match promotion::of(proposal) {
         Some(step) => format!(
@@ -197,22 +244,23 @@ pub(super) fn next_step(proposal: &Value) {
         ),
         None => format!("propose {}", text(&proposal["study_id"])),
     };
-    match state(proposal).as_str() {
-        "pending_approval" | "approved" if proposal["stale"] == true => note!(
+    let next = match state(proposal).as_str() {
+        "pending_approval" | "approved" if proposal["stale"] == true => format!(
             "it can no longer be applied: `tars proposals withdraw {id}`, then `tars proposals {again}`"
         ),
         "pending_approval" if assessment_state(proposal) == "pending" => {
-            note!("`tars proposals watch {id}` ends once its assessment is there");
+            format!("`tars proposals watch {id}` ends once its assessment is there")
         }
-        "pending_approval" => note!(
+        "pending_approval" => format!(
             "another user than its proposer decides: `tars proposals approve {id}` or `tars proposals reject {id} --reason TEXT`"
         ),
-        "approved" => note!("`tars proposals apply {id}` applies it"),
-        "needs_attention" => note!(
+        "approved" => format!("`tars proposals apply {id}` applies it"),
+        "needs_attention" => format!(
             "a person decides: `tars proposals resolve {id} roll-back --reason TEXT`, or `keep-live`"
         ),
-        _ => {}
-    }
+        _ => return None,
+    };
+    Some(next)
 }
 
 #[cfg(test)]
@@ -243,6 +291,38 @@ mod tests {
         let stale = "made against version 3 of the agent, and version 5 is live";
         assert_eq!(line("stale"), Some(stale));
         assert_eq!(line("note"), None, "what is absent is left out");
+    }
+
+    #[test]
+    fn what_did_not_come_to_its_end_says_why_and_how_to_go_on() {
+        let seeds = |count: usize| json!({ "seeds": vec!["1"; count] });
+        let mut proposal = json!({
+            "update_id": "p", "study_id": "s", "state": "PROPOSAL_STATE_ROLLED_BACK",
+            "error_message": "no better", "verification": seeds(8),
+        });
+        assert_eq!(
+            shortfall(&proposal, Until::Ended),
+            "the proposal p was rolled back: no better; `tars proposals show p` shows it; \
+             `tars proposals propose s --verification-seeds 16` is measured on more seeds"
+        );
+        proposal["verification"] = seeds(64);
+        let all = shortfall(&proposal, Until::Ended);
+        assert!(all.ends_with("`tars proposals show p` shows it"), "{all}");
+        for (state, until, part) in [
+            ("FAILED", Until::Ended, "p failed: no better; `tars"),
+            ("REJECTED", Until::Decided, "was rejected: too few; `tars"),
+            ("NEEDS_ATTENTION", Until::Ended, "person: with keep-live; a"),
+            ("NEEDS_ATTENTION", Until::Ended, "tars proposals resolve p"),
+            ("APPROVED", Until::Assessed, "assessed: diverged; `tars"),
+        ] {
+            let proposal = json!({
+                "update_id": "p", "state": format!("PROPOSAL_STATE_{state}"), "reason": "too few",
+                "error_message": "no better", "assessment_error": "diverged",
+                "attention": "with RESOLUTION_KEEP_LIVE",
+            });
+            let told = shortfall(&proposal, until);
+            assert!(told.contains(part), "{state}: {told}");
+        }
     }
 
     #[test]

@@ -75,7 +75,13 @@ pub(super) async fn watch(
     if !json {
         show::outcome(&last);
     }
-    Ok(ExitCode::from(u8::from(!until.is_good(&last))))
+    if !until.is_good(&last) {
+        return Err(CommandError::Failed(show::shortfall(&last, until)));
+    }
+    if !json {
+        show::next_step(&last);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Follows a proposal with one credential, and returns it as it is in the end. For a mesh that this
