@@ -3,8 +3,8 @@
 //! send every client to the same idle server at once (Mitzenmacher, "The Power of Two Choices in Randomized
 //! Load Balancing", IEEE TPDS 2001).
 //!
-//! The load is the number of streams in use, times how slow the address is. A server that does not respond
-//! keeps its streams, and one that responds late is slow, and so both get fewer and fewer calls.
+//! The load is the number of streams in use, each of which counts the more, the slower the address is. A server that
+//! does not respond keeps its streams, and one that responds late is slow, and so both get fewer and fewer calls.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use tars_runtime::seeds::Seeds;

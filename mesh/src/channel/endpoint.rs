@@ -15,6 +15,7 @@ use super::{
     health::Health,
     options::{CONNECT_TIMEOUT, Dialer, Traffic},
     slots::StreamSlots,
+    slowness,
 };
 use arc_swap::ArcSwap;
 use http::uri::Authority;
@@ -116,13 +117,13 @@ impl Endpoint {
         self.open.load().len()
     }
 
-    /// What one more call would cost here: the streams that are then in use, times how slow the address
-    /// is.
+    /// What one more call would cost here: the streams that are then in use, each of which counts the more, the
+    /// slower the address is.
     pub(super) fn load(&self, now: Instant) -> f64 {
         let open = self.open.load();
         let taken = open.iter().map(|open| open.slots.taken()).sum::<usize>();
         let streams = u32::try_from(taken).unwrap_or(u32::MAX);
-        (f64::from(streams) + 1.0) * self.health.slowness(now)
+        (f64::from(streams) + 1.0) * slowness::weight(self.health.slowness(now))
     }
 
     /// Returns a connection, or the result of an attempt to open one, whether it is due or not.

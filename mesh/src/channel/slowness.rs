@@ -21,6 +21,14 @@ const SLOW: f64 = 2.0;
 /// The most that an address counts as slower than usual.
 pub(super) const MAX_RATIO: f64 = 32.0;
 
+/// Returns how many streams one stream at an address of this slowness counts as, when addresses are compared: as many
+/// as it is slower, and beyond [`SLOW`] more than that. How much is in use tells how long a call will wait only where
+/// calls wait for each other. What is slow for another reason would get every call that comes while others are
+/// busy, and with one in a hundred it decides the 99th percentile of all. Nothing counts as more than what fails.
+pub(super) fn weight(ratio: f64) -> f64 {
+    (ratio * (ratio / SLOW).max(1.0)).min(MAX_RATIO)
+}
+
 /// The estimate of one address.
 #[derive(Debug, Default)]
 pub(super) struct Slowness(Mutex<Option<Estimate>>);
@@ -188,6 +196,16 @@ mod tests {
             36,
             "it was fast in between"
         );
+    }
+
+    #[test]
+    fn what_is_a_little_slow_shares_the_load_and_what_is_slow_hardly_gets_any() {
+        assert_eq!([1.0, 1.5, SLOW].map(weight), [1.0, 1.5, SLOW]);
+        assert_eq!(weight(3.0), 4.5);
+        assert_eq!(weight(6.0), 18.0);
+        let all: Vec<f64> = (4..=128).map(|q| weight(f64::from(q) / 4.0)).collect();
+        assert!(all.is_sorted(), "{all:?}");
+        assert_eq!(weight(MAX_RATIO), MAX_RATIO);
     }
 
     #[test]
