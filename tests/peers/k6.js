@@ -4,7 +4,7 @@ import { check } from 'k6';
 import { Client, StatusOK } from 'k6/net/grpc';
 
 const client = new Client();
-client.load([__ENV.PROTO], 'tars/auth/v1/auth.proto');
+client.load([__ENV.PROTO], 'tars/orchestration/v1/metrics.proto');
 
 const tls = {
   cert: open(`${__ENV.FOLDER}/tls.crt`),
@@ -26,7 +26,7 @@ export default function () {
     client.connect(__ENV.ADDRESS, { tls });
     connected = true;
   }
-  const answer = client.invoke('tars.auth.v1.AuthService/GetMe', {}, { metadata });
+  const answer = client.invoke('tars.orchestration.v1.TrainingMetricsService/GetTrainingSummary', { agent_id: 'policy' }, { metadata });
   check(answer, { 'the call is answered': (a) => a && a.status === StatusOK });
 }
 

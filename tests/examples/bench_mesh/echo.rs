@@ -8,8 +8,8 @@ use std::{
     task::{Context, Poll},
 };
 use tars_proto::{
-    auth::v1::{GetMeRequest, GetMeResponse},
     codec::ValidatingCodec,
+    orchestration::v1::{GetTrainingSummaryRequest, GetTrainingSummaryResponse},
 };
 use tonic::{
     Request, Response, Status,
@@ -18,24 +18,27 @@ use tonic::{
     server::{Grpc, NamedService, ServerStreamingService, UnaryService},
 };
 
+/// The agent that is asked about.
+pub(crate) const AGENT: &str = "policy";
+
 /// Messages of a stream.
 pub(crate) const MESSAGES: usize = 1000;
 
-/// The path of the unary call, whose permission every role has.
-pub(crate) const UNARY: &str = "/tars.auth.v1.AuthService/GetMe";
+/// The path of the unary call. It is counted for its caller and held to the volume limit, and has no further budget.
+pub(crate) const UNARY: &str = "/tars.orchestration.v1.TrainingMetricsService/GetTrainingSummary";
 /// The path of the stream.
 pub(crate) const STREAM: &str = "/tars.orchestration.v1.TrainingService/WatchTraining";
 
 /// What every call and every message of a stream is answered with.
 #[derive(Debug, Clone)]
-pub(crate) struct Echo(pub(crate) GetMeResponse);
+pub(crate) struct Echo(pub(crate) GetTrainingSummaryResponse);
 
 impl Echo {
     /// Answers with a text in the first field, which a string of the well-known types encodes alike.
     pub(crate) fn new(text: &str) -> Self {
-        Self(GetMeResponse {
-            user_id: text.to_owned(),
-            ..GetMeResponse::default()
+        Self(GetTrainingSummaryResponse {
+            agent_id: text.to_owned(),
+            ..GetTrainingSummaryResponse::default()
         })
     }
 }
@@ -49,29 +52,29 @@ pub(crate) struct Calls(pub(crate) Echo);
 pub(crate) struct Streams(pub(crate) Echo);
 
 impl NamedService for Calls {
-    const NAME: &'static str = "tars.auth.v1.AuthService";
+    const NAME: &'static str = "tars.orchestration.v1.TrainingMetricsService";
 }
 
 impl NamedService for Streams {
     const NAME: &'static str = "tars.orchestration.v1.TrainingService";
 }
 
-impl UnaryService<GetMeRequest> for Echo {
-    type Response = GetMeResponse;
-    type Future = Ready<Result<Response<GetMeResponse>, Status>>;
+impl UnaryService<GetTrainingSummaryRequest> for Echo {
+    type Response = GetTrainingSummaryResponse;
+    type Future = Ready<Result<Response<GetTrainingSummaryResponse>, Status>>;
 
-    fn call(&mut self, _: Request<GetMeRequest>) -> Self::Future {
+    fn call(&mut self, _: Request<GetTrainingSummaryRequest>) -> Self::Future {
         ready(Ok(Response::new(self.0.clone())))
     }
 }
 
-impl ServerStreamingService<GetMeRequest> for Echo {
-    type Response = GetMeResponse;
+impl ServerStreamingService<GetTrainingSummaryRequest> for Echo {
+    type Response = GetTrainingSummaryResponse;
     type ResponseStream =
         stream::Map<stream::Iter<std::ops::Range<usize>>, Box<dyn FnMut(usize) -> Item + Send>>;
     type Future = Ready<Result<Response<Self::ResponseStream>, Status>>;
 
-    fn call(&mut self, _: Request<GetMeRequest>) -> Self::Future {
+    fn call(&mut self, _: Request<GetTrainingSummaryRequest>) -> Self::Future {
         use futures_util::StreamExt;
         let answer = self.0.clone();
         let one: Box<dyn FnMut(usize) -> Item + Send> = Box::new(move |_| Ok(answer.clone()));
@@ -79,10 +82,10 @@ impl ServerStreamingService<GetMeRequest> for Echo {
     }
 }
 
-type Item = Result<GetMeResponse, Status>;
+type Item = Result<GetTrainingSummaryResponse, Status>;
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
-fn grpc() -> Grpc<ValidatingCodec<GetMeResponse, GetMeRequest>> {
+fn grpc() -> Grpc<ValidatingCodec<GetTrainingSummaryResponse, GetTrainingSummaryRequest>> {
     Grpc::new(ValidatingCodec::default())
 }
 

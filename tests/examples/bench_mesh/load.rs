@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 use tars_proto::{
-    auth::v1::{GetMeRequest, GetMeResponse},
     codec::ValidatingCodec,
+    orchestration::v1::{GetTrainingSummaryRequest, GetTrainingSummaryResponse},
 };
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tonic::{
@@ -48,7 +48,7 @@ pub(crate) struct Slice {
     pub(crate) times: Vec<Duration>,
 }
 
-type Codec = ValidatingCodec<GetMeRequest, GetMeResponse>;
+type Codec = ValidatingCodec<GetTrainingSummaryRequest, GetTrainingSummaryResponse>;
 
 impl Target {
     pub(crate) fn new(
@@ -76,8 +76,11 @@ impl Target {
         Ok(other)
     }
 
-    fn request(&self) -> Request<GetMeRequest> {
-        let mut request = Request::new(GetMeRequest {});
+    fn request(&self) -> Request<GetTrainingSummaryRequest> {
+        let mut request = Request::new(GetTrainingSummaryRequest {
+            agent_id: echo::AGENT.to_owned(),
+            window: 0,
+        });
         let bearer = self.bearer.clone();
         request.metadata_mut().insert("authorization", bearer);
         request
@@ -101,7 +104,10 @@ impl Target {
     }
 
     /// One call.
-    pub(crate) async fn call(&self, channel: &Channel) -> Result<GetMeResponse, Status> {
+    pub(crate) async fn call(
+        &self,
+        channel: &Channel,
+    ) -> Result<GetTrainingSummaryResponse, Status> {
         let mut client = Grpc::new(channel.clone());
         let ready = client.ready().await;
         ready.map_err(|e| Status::unavailable(e.to_string()))?;
@@ -118,7 +124,7 @@ impl Target {
         let mut stream = opened.await?.into_inner();
         let mut messages = 0;
         while let Some(message) = stream.next().await {
-            let _: GetMeResponse = message?;
+            let _: GetTrainingSummaryResponse = message?;
             messages += 1;
         }
         Ok(messages)

@@ -43,9 +43,14 @@ pub(crate) fn ghz(
     let mut command = Command::new(program);
     command
         .arg("--proto")
-        .arg(repository("proto/tars/auth/v1/auth.proto"));
+        .arg(repository("proto/tars/orchestration/v1/metrics.proto"));
     command.arg("--import-paths").arg(repository("proto"));
-    command.args(["--call", "tars.auth.v1.AuthService.GetMe", "--data", "{}"]);
+    command.args([
+        "--call",
+        "tars.orchestration.v1.TrainingMetricsService.GetTrainingSummary",
+        "--data",
+        r#"{"agent_id":"policy"}"#,
+    ]);
     command.arg("--metadata-file").arg(&token);
     command.arg("--cacert").arg(&files.ca);
     command.arg("--cert").arg(&files.cert);

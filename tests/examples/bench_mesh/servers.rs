@@ -163,11 +163,12 @@ async fn full(
     let mut config = Config::default();
     config.telemetry.sample_ratio = share;
     config.limits.user_per_minute = WIDE;
-    config.limits.identity_per_minute = WIDE;
     config.limits.flood_per_second = WIDE;
     config.connections.max_by_identity = config.connections.max;
     config.connections.max_by_address = config.connections.max;
     config.connections.max_streams = STREAMS;
+    // What a call costs is compared, and whom a busy process refuses is not: none of these is shed.
+    config.overload.floor = STREAMS;
     let (metrics, clock, stop) = (
         Metrics::default(),
         Clock::system(),

@@ -140,7 +140,7 @@ fn own(
 ) -> Result<(Process, String), Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["serve", name]).arg(&credentials.0);
-    command.arg(&echo.0.user_id);
+    command.arg(&echo.0.agent_id);
     Process::start(command.env(COLLECTOR, spans))
 }
 
@@ -155,7 +155,7 @@ fn grpc_go(
     command.arg("-key").arg(&files.key);
     command.arg("-ca").arg(&files.ca);
     command.args(["-token-key", &credentials.read("token.key")?]);
-    command.args(["-answer", &echo.0.user_id]);
+    command.args(["-answer", &echo.0.agent_id]);
     command.args(["-messages", &MESSAGES.to_string()]);
     Process::start(&mut command)
 }

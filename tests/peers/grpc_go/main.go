@@ -87,20 +87,20 @@ func (v *verifier) stream(
 	return next(service, stream)
 }
 
-// echo answers with a text in the first field of a message: GetMeResponse encodes its first field alike.
+// echo answers with a text in the first field of a message: GetTrainingSummaryResponse encodes its first field alike.
 type echo struct {
 	answer   *wrapperspb.StringValue
 	messages int
 }
 
-func (e *echo) getMe(
+func (e *echo) getTrainingSummary(
 	service any, ctx context.Context, decode func(any) error, interceptor grpc.UnaryServerInterceptor,
 ) (any, error) {
 	request := new(emptypb.Empty)
 	if err := decode(request); err != nil {
 		return nil, err
 	}
-	info := &grpc.UnaryServerInfo{Server: service, FullMethod: "/tars.auth.v1.AuthService/GetMe"}
+	info := &grpc.UnaryServerInfo{Server: service, FullMethod: "/tars.orchestration.v1.TrainingMetricsService/GetTrainingSummary"}
 	return interceptor(ctx, request, info, func(context.Context, any) (any, error) { return e.answer, nil })
 }
 
@@ -118,9 +118,9 @@ func (e *echo) watch(_ any, stream grpc.ServerStream) error {
 
 func (e *echo) register(server *grpc.Server) {
 	server.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "tars.auth.v1.AuthService",
+		ServiceName: "tars.orchestration.v1.TrainingMetricsService",
 		HandlerType: (*any)(nil),
-		Methods:     []grpc.MethodDesc{{MethodName: "GetMe", Handler: e.getMe}},
+		Methods:     []grpc.MethodDesc{{MethodName: "GetTrainingSummary", Handler: e.getTrainingSummary}},
 	}, e)
 	server.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "tars.orchestration.v1.TrainingService",
