@@ -190,6 +190,7 @@ async fn watch(
         let message = WatchTrainingRequest {
             run_id: run.to_owned(),
             after_sequence: after,
+            with_state: false,
         };
         let ended = match client.watch_training(with_token(message, token)).await {
             Err(status) => status,

@@ -89,6 +89,7 @@ async fn followed(channel: Channel, token: String, run_id: String) -> Result<boo
     let mut request = Request::new(WatchTrainingRequest {
         run_id,
         after_sequence: 0,
+        with_state: false,
     });
     let bearer = format!("Bearer {token}").parse().unwrap();
     request.metadata_mut().insert("authorization", bearer);

@@ -303,8 +303,10 @@ impl orchestration_service_server::OrchestrationService for Api {
         let slot = self.0.agents.get(&asked.agent_id)?;
         let version = version_of(slot, asked.version)?;
         let seeds = asked.seeds.unwrap_or(MIN_SEEDS);
-        let found = self.0.compare(Arc::clone(slot), caller, version, seeds);
-        let comparison = comparisons::comparison(slot.id(), version, found.await?);
+        let (this, slot) = (&self.0, Arc::clone(slot));
+        let id = slot.id();
+        let found = this.compare_to_the_end(slot, caller, version, seeds);
+        let comparison = comparisons::comparison(id, version, found.await?);
         Ok(Response::new(CompareAgentResponse {
             comparison: Some(comparison),
         }))

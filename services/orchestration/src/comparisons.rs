@@ -26,6 +26,7 @@ use tars_learn::{
 };
 use tars_runtime::tasks::to_the_end;
 use tars_worlds::{Action, AgentSpace, Controller, MeshEnv, World, baseline};
+use tokio::sync::oneshot;
 
 /// The seed of the first episode. Trainings draw the seeds of their episodes otherwise.
 const FIRST_SEED: u64 = 1 << 52;
@@ -86,6 +87,7 @@ fn compared(
     rewards: &[Vec<f64>],
     incumbent: Incumbent,
     calibration: String,
+    at_us: i64,
 ) -> Option<Comparison> {
     if rewards.iter().flatten().any(|reward| !reward.is_finite()) {
         return None;
@@ -106,6 +108,7 @@ fn compared(
         mean: mean(own),
         with_incumbent: others.next()?,
         with_rules: others.collect(),
+        at_us,
     })
 }
 
@@ -134,6 +137,28 @@ impl Controller for Served {
 }
 
 impl Orchestration {
+    /// Makes a comparison that goes on, and is stored, when its caller gives up: it may take longer than a call.
+    /// The queue of the learners bounds how many of them one caller has.
+    pub(crate) async fn compare_to_the_end(
+        self: &Arc<Self>,
+        agent: Arc<Agent>,
+        caller: String,
+        version: i64,
+        seeds: u32,
+    ) -> Result<Comparison, OrchestrationError> {
+        let (told, _waiting) = oneshot::channel::<()>();
+        let this = Arc::clone(self);
+        to_the_end(async move {
+            let name = agent.id();
+            let found = this.compare(agent, caller, version, seeds).await;
+            if let (Err(error), true) = (&found, told.is_closed()) {
+                tracing::warn!(agent = name, version, %error, "a comparison that nobody waits for failed");
+            }
+            found
+        })
+        .await
+    }
+
     /// Compares a version with what answers now, and with the agent's rules, on a learner's thread; stores
     /// and returns what was found. It ends when it is dropped.
     pub(crate) async fn compare(
@@ -168,7 +193,8 @@ impl Orchestration {
         let Played::Rewards(rewards) = played.result().await? else {
             return Err(OrchestrationError::Worker("a comparison was stopped"));
         };
-        let found = compared(&names, &rewards, incumbent, calibration);
+        let at_us = self.clock.now_us();
+        let found = compared(&names, &rewards, incumbent, calibration, at_us);
         let found = found.ok_or(OrchestrationError::NotComparable(version))?;
         let (this, kept) = (Arc::clone(self), found.clone());
         to_the_end(async move { this.store_comparison(&agent, version, &kept).await }).await?;
@@ -189,7 +215,7 @@ impl Orchestration {
         let says_more =
             |stored: Comparison| stored.incumbent == found.incumbent && stored.seeds > found.seeds;
         if !stored.is_some_and(says_more) {
-            store::put_comparison(&mut tx, agent.id(), version, found, self.clock.now_us()).await?;
+            store::put_comparison(&mut tx, agent.id(), version, found).await?;
         }
         Ok(tx.commit().await?)
     }

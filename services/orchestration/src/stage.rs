@@ -83,6 +83,9 @@ pub(crate) struct Comparison {
     pub(crate) mean: f64,
     pub(crate) with_incumbent: Against,
     pub(crate) with_rules: Vec<Against>,
+    /// When it was made, which the store has in a column.
+    #[serde(skip)]
+    pub(crate) at_us: i64,
 }
 
 /// A version against something else.

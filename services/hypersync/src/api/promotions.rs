@@ -58,6 +58,7 @@ fn comparison(row: &Row, step: &Step, from: Comparison) -> AgentComparison {
         mean: from.mean,
         incumbent: from.with_incumbent.map(Into::into),
         rules: from.with_rules.into_iter().map(Into::into).collect(),
+        compared_at: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::numbers::unsigned;
 use crate::stage;
 use tars_learn::comparison;
-use tars_proto::orchestration::v1::*;
+use tars_proto::{orchestration::v1::*, time::timestamp};
 
 pub(super) fn comparison(agent: &str, version: i64, from: stage::Comparison) -> AgentComparison {
     let stage::Comparison {
@@ -14,6 +14,7 @@ pub(super) fn comparison(agent: &str, version: i64, from: stage::Comparison) -> 
         mean,
         with_incumbent,
         with_rules,
+        at_us,
     } = from;
     AgentComparison {
         agent_id: agent.to_owned(),
@@ -26,6 +27,7 @@ pub(super) fn comparison(agent: &str, version: i64, from: stage::Comparison) -> 
         mean,
         incumbent: Some(against(with_incumbent)),
         rules: with_rules.into_iter().map(against).collect(),
+        compared_at: Some(timestamp(at_us)),
     }
 }
 

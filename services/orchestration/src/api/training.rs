@@ -150,20 +150,22 @@ fn events(watcher: Watcher) -> impl Stream<Item = Result<WatchTrainingResponse, 
         let Some((sequence, event)) = watcher.next().await? else {
             return Ok(None);
         };
-        let (progress, ended) = match event {
+        let (progress, ended, run) = match event {
             TrainingEvent::Progress(from, rate) => {
                 let progress = TrainingProgress {
                     rate,
                     ..report(from)
                 };
-                (Some(progress), None)
+                (Some(progress), None, None)
             }
-            TrainingEvent::Ended(run) => (None, Some(training_run(*run))),
+            TrainingEvent::Ended(run) => (None, Some(training_run(*run)), None),
+            TrainingEvent::State(run) => (None, None, Some(training_run(*run))),
         };
         let item = WatchTrainingResponse {
             sequence,
             progress,
             ended,
+            run,
         };
         Ok(Some((item, watcher)))
     })
@@ -292,6 +294,10 @@ impl training_service_server::TrainingService for Api {
         let asked = request.into_inner();
         let run_id = id(&asked.run_id)?;
         let watcher = self.0.watch_training(run_id, asked.after_sequence).await?;
+        let watcher = match asked.with_state {
+            true => watcher.with_states(),
+            false => watcher,
+        };
         Ok(Response::new(Box::pin(events(watcher))))
     }
 

@@ -7,7 +7,7 @@ fn rewards(names: &[&str], rewards: &[Vec<f64>]) -> Option<Comparison> {
         version: 3,
         rule: None,
     };
-    compared(&names, rewards, incumbent, "shipped".to_owned())
+    compared(&names, rewards, incumbent, "shipped".to_owned(), 7)
 }
 
 #[test]

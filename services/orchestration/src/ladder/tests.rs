@@ -135,6 +135,7 @@ fn comparison() -> Comparison {
         with_incumbent: against("aimd", 0.0, 0.2),
         // Undecided is not worse.
         with_rules: vec![against("hold", 0.1, 0.3), against("mpc", -0.1, 0.1)],
+        at_us: 0,
     }
 }
 

@@ -89,6 +89,7 @@ impl Replica {
             match next.expect("in time").unwrap() {
                 None => return (reports, None),
                 Some((number, TrainingEvent::Progress(..))) => reports.push(number),
+                Some((_, TrainingEvent::State(run))) => panic!("nobody asked: {:?}", run.row.state),
                 Some((number, TrainingEvent::Ended(run))) => {
                     assert!(watcher.next().await.unwrap().is_none());
                     return (reports, Some((number, run.row.state)));

@@ -8,7 +8,7 @@ use crate::{
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 
 const COMPARISON: &str =
-    "SELECT version, body FROM comparisons WHERE agent_id = $1 AND version = $2";
+    "SELECT version, at_us, body FROM comparisons WHERE agent_id = $1 AND version = $2";
 const PUT_COMPARISON: &str = "INSERT INTO comparisons (agent_id, version, at_us, body) VALUES ($1, $2, $3, $4) \
                               ON CONFLICT (agent_id, version) DO UPDATE SET at_us = excluded.at_us, \
                               body = excluded.body";
@@ -45,7 +45,10 @@ struct Stored(Comparison);
 impl FromRow for Stored {
     fn from_row(row: &Row) -> Result<Self, DbError> {
         let version: i64 = row.get("version")?;
-        row.named("comparisons", version).json("body").map(Self)
+        let row = row.named("comparisons", version);
+        let found: Comparison = row.json("body")?;
+        let at_us = row.get("at_us")?;
+        Ok(Self(Comparison { at_us, ..found }))
     }
 }
 
@@ -78,12 +81,11 @@ pub(crate) async fn put_comparison(
     agent: &str,
     version: i64,
     comparison: &Comparison,
-    now_us: i64,
 ) -> Result<(), OrchestrationError> {
     let put = Query::new(PUT_COMPARISON)
         .bind(agent)
         .bind(version)
-        .bind(now_us)
+        .bind(comparison.at_us)
         .bind(json(comparison)?);
     Ok(tx.execute(put).await?.one()?)
 }

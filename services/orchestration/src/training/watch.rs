@@ -6,7 +6,7 @@
 use super::RunView;
 use crate::{
     Orchestration, OrchestrationError,
-    store::{Report, RunRow},
+    store::{Report, RunRow, RunState},
 };
 use std::{collections::VecDeque, sync::Arc};
 use tars_runtime::{changes::Position, events::Trimmed};
@@ -21,6 +21,8 @@ pub(crate) enum TrainingEvent {
     /// A report, with the steps a second of the run as they were last measured.
     Progress(Report, Option<f64>),
     Ended(Box<RunView>),
+    /// The run is in another state than before.
+    State(Box<RunView>),
 }
 
 /// A watcher's place in a run's events.
@@ -32,7 +34,15 @@ pub(crate) struct Watcher {
     ready: VecDeque<(i64, Report)>,
     rate: Option<f64>,
     end: End,
+    states: Option<States>,
     changed: watch::Receiver<Position>,
+}
+
+/// What a watcher who asks for the states of a run was told last, and is to be told next.
+#[derive(Debug, Default)]
+struct States {
+    told: Option<RunState>,
+    next: Option<Box<RunRow>>,
 }
 
 #[derive(Debug)]
@@ -69,12 +79,19 @@ impl Orchestration {
                 true => End::Passed,
                 false => End::Ahead,
             },
+            states: None,
             changed,
         })
     }
 }
 
 impl Watcher {
+    /// Tells the states of the run, too.
+    pub(crate) fn with_states(mut self) -> Self {
+        self.states = Some(States::default());
+        self
+    }
+
     /// Waits for the next event and returns it with its number; `None` after the end.
     pub(crate) async fn next(
         &mut self,
@@ -84,6 +101,10 @@ impl Watcher {
                 self.after = number;
                 let event = TrainingEvent::Progress(report, self.rate);
                 return Ok(Some((unsigned(number), event)));
+            }
+            if let Some(row) = self.states.as_mut().and_then(|states| states.next.take()) {
+                let run = Box::new(self.service.view(*row).await?);
+                return Ok(Some((unsigned(self.after), TrainingEvent::State(run))));
             }
             match std::mem::replace(&mut self.end, End::Ahead) {
                 End::Passed => {
@@ -132,7 +153,20 @@ impl Watcher {
             self.end = End::Next(Box::new(row));
             return Ok(true);
         }
-        Ok(!self.ready.is_empty())
+        let is_told = self.states.as_mut().is_some_and(|states| states.see(row));
+        Ok(!self.ready.is_empty() || is_told)
+    }
+}
+
+impl States {
+    /// Returns whether there is something to tell.
+    fn see(&mut self, row: RunRow) -> bool {
+        if self.told == Some(row.state) {
+            return false;
+        }
+        self.told = Some(row.state);
+        self.next = Some(Box::new(row));
+        true
     }
 }
 

@@ -102,6 +102,44 @@ async fn a_paused_run_ends_as_an_undisturbed_one_when_it_is_resumed() {
     assert_eq!(resumed.final_return, whole.final_return);
 }
 
+/// Waits until a watcher is told this state.
+async fn told(watcher: &mut Watcher, state: RunState) {
+    let told = async {
+        loop {
+            match watcher.next().await.unwrap() {
+                Some((_, TrainingEvent::State(run))) if run.row.state == state => return,
+                Some(_) => {}
+                None => panic!("the run has ended"),
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_asks_for_the_states_of_a_run_is_told_that_it_is_paused_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let id = begin(&service, joint(&["policy"], LONG)).await;
+    let watch = async || {
+        let watcher = service.watch_training(id, 0).await.unwrap();
+        watcher.with_states()
+    };
+    let mut watcher = watch().await;
+    told(&mut watcher, RunState::Running).await;
+    paused(&service, id).await;
+    told(&mut watcher, RunState::Paused).await;
+    // Whoever comes later is told, too.
+    let mut late = watch().await;
+    told(&mut late, RunState::Paused).await;
+    resume(&service, id).await.unwrap();
+    for watcher in [&mut watcher, &mut late] {
+        told(watcher, RunState::Running).await;
+    }
+    service.cancel_training(by(), id).await.unwrap();
+    assert_eq!(ended(&service, id).await.row.state, RunState::Cancelled);
+}
+
 #[tokio::test]
 async fn a_paused_run_stays_paused_over_a_restart() {
     let dir = tempfile::tempdir().unwrap();

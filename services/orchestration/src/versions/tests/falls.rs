@@ -7,6 +7,7 @@ use crate::{
     stage::{Against, Attempt, CANARY_STEPS, Comparison, Counts, Difference, MIN_SEEDS},
 };
 
+use futures_util::FutureExt;
 use rand::SeedableRng;
 use tars_runtime::metrics::Metrics;
 use tars_worlds::{Generator, Observations, TimeStep, World, baseline};
@@ -213,6 +214,27 @@ async fn a_version_that_a_comparison_finds_as_good_climbs_from_sim_to_active() {
     let again = compare_with(&service, 3).await;
     let Difference { mean, low, high } = again.with_incumbent.difference;
     assert_eq!((mean, low, high), (0.0, 0.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_comparison_is_made_and_stored_when_nobody_waits_for_it_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open_with(dir.path(), 0).await;
+    train_resource(&service, 20).await;
+    let slot = resource(&service);
+    let stored = async || service.comparison(&slot, 1).await;
+    assert!(matches!(
+        stored().await,
+        Err(OrchestrationError::NotFound("comparison of version", _))
+    ));
+    let asked = service.compare_to_the_end(Arc::clone(&slot), "user:dev".to_owned(), 1, 3);
+    assert!(
+        asked.now_or_never().is_none(),
+        "it has begun, and is dropped"
+    );
+    eventually("it is stored", async || stored().await.is_ok()).await;
+    let found = stored().await.unwrap();
+    assert_eq!((found.seeds, found.at_us > 0), (3, true));
 }
 
 #[tokio::test]

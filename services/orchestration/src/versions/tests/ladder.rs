@@ -112,6 +112,7 @@ pub(super) async fn compare_as(service: &Orchestration, agent: &str, version: i6
         mean: 0.2,
         with_incumbent: better("incumbent"),
         with_rules: vec![better("hold")],
+        at_us: 0,
     };
     let text = "INSERT INTO comparisons (agent_id, version, at_us, body) VALUES ($1, $2, $3, $4)";
     let insert = Query::new(text).bind(agent).bind(version).bind(0_i64);
