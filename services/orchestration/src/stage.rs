@@ -29,6 +29,15 @@ pub(crate) enum Stage {
     Retired,
 }
 
+/// The last time that a version fell by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LastFall {
+    pub(crate) why: String,
+    /// When and from where; of falls that are older than their record, nobody knows.
+    pub(crate) at_us: Option<i64>,
+    pub(crate) from: Option<Stage>,
+}
+
 /// What is to be replaced when a version becomes ACTIVE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Incumbent {
@@ -157,6 +166,22 @@ pub(crate) enum Refusal {
         "the shield blocked {blocked} of {steps} steps in CANARY; at most one in {CANARY_BLOCKED_ONE_IN} may be"
     )]
     Blocked { blocked: u64, steps: u64 },
+}
+
+impl Stage {
+    const ALL: [Self; 5] = [
+        Self::Sim,
+        Self::Shadow,
+        Self::Canary,
+        Self::Active,
+        Self::Retired,
+    ];
+
+    /// The stage that is written so.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let is_named = |stage: &Self| stage.to_string() == name;
+        Self::ALL.into_iter().find(is_named)
+    }
 }
 
 impl fmt::Display for Stage {

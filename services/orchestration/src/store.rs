@@ -182,6 +182,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "owners of conflicts",
         include_str!("../migrations/0037_owners_of_conflicts.sql"),
     ),
+    Migration::new(
+        38,
+        "last falls",
+        include_str!("../migrations/0038_last_falls.sql"),
+    ),
 ];
 
 /// Which versions of an agent stand where on the ladder.

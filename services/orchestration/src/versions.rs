@@ -357,7 +357,8 @@ impl Orchestration {
             _ => return Ok(()),
         };
         let why = fall.why.to_string();
-        store::put_fall(&mut tx, agent.id(), fall.attempt, &why).await?;
+        let fallen = (fall.attempt, fall.stage);
+        store::put_fall(&mut tx, agent.id(), fallen, &why, self.clock.now_us()).await?;
         let record = self
             .record("agent.fell_back", "orchestration", &next)
             .severity(Severity::Critical)

@@ -9,7 +9,7 @@ use crate::{
     agents::{Agent as Slot, LiveAgent},
     changes::ParameterDrift,
     serving::Rollout,
-    stage::Stage,
+    stage::{LastFall, Stage},
     store::{HoldRow, ListedVersion},
     versions::Target,
 };
@@ -117,7 +117,11 @@ pub(super) fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
 pub(super) fn version(listed: ListedVersion) -> AgentVersion {
     let stage = stage_as(Stage::of(&listed.row, listed.places()));
     let ListedVersion {
-        row, live, counts, ..
+        row,
+        live,
+        counts,
+        last_fall,
+        ..
     } = listed;
     AgentVersion {
         stage: stage.into(),
@@ -134,6 +138,15 @@ pub(super) fn version(listed: ListedVersion) -> AgentVersion {
         agreed: counts.agreed,
         canary_steps: counts.canary_steps,
         blocked: counts.blocked,
+        last_fall: last_fall.map(fall),
+    }
+}
+
+fn fall(from: LastFall) -> AgentFall {
+    AgentFall {
+        at: from.at_us.map(timestamp),
+        from: from.from.map_or(AgentStage::Unspecified, stage_as).into(),
+        reason: from.why,
     }
 }
 
@@ -204,6 +217,7 @@ mod tests {
             canary: None,
             counts: Counts::default(),
             fell: None,
+            last_fall: None,
         };
         assert_eq!(version(listed(false)).live_since, None);
         assert_eq!(version(listed(true)).live_since, Some(timestamp(7)));

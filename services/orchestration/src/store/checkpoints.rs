@@ -1,7 +1,10 @@
 //! The versions of the agents' weights that are retained.
 
 use super::Places;
-use crate::{OrchestrationError, stage::Counts};
+use crate::{
+    OrchestrationError,
+    stage::{Counts, LastFall, Stage},
+};
 use std::collections::BTreeSet;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 use uuid::Uuid;
@@ -43,6 +46,8 @@ pub(crate) struct ListedVersion {
     pub(crate) counts: Counts,
     /// Why it fell by itself, if it did since it last climbed.
     pub(crate) fell: Option<String>,
+    /// The last time that it did, whether it climbed since or not.
+    pub(crate) last_fall: Option<LastFall>,
 }
 
 impl ListedVersion {
@@ -72,6 +77,8 @@ const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS b
                     COALESCE(trials.canary_steps, 0) AS canary_steps, COALESCE(trials.blocked, 0) AS blocked, \
                     COALESCE(trials.active_steps, 0) AS active_steps, \
                     COALESCE(trials.active_blocked, 0) AS active_blocked, trials.fell AS fell, \
+                    trials.last_fall AS last_fall, trials.last_fall_us AS last_fall_us, \
+                    trials.last_fall_from AS last_fall_from, \
                     agents.weights_version AS live FROM checkpoints JOIN agents ON agents.id = checkpoints.agent_id \
                     LEFT JOIN trials ON trials.agent_id = checkpoints.agent_id \
                     AND trials.version = checkpoints.version \
@@ -169,8 +176,25 @@ impl FromRow for ListedVersion {
                 active_blocked: count(row, "active_blocked")?,
             },
             fell: row.get("fell")?,
+            last_fall: last_fall(row)?,
         })
     }
+}
+
+fn last_fall(row: &Row) -> Result<Option<LastFall>, DbError> {
+    let why: Option<String> = row.get("last_fall")?;
+    let Some(why) = why else {
+        return Ok(None);
+    };
+    let version: i64 = row.get("version")?;
+    let from: Option<String> = row.get("last_fall_from")?;
+    let row = row.named("trials", version);
+    let from = from.map(|_| row.word("last_fall_from", Stage::named));
+    Ok(Some(LastFall {
+        why,
+        at_us: row.get("last_fall_us")?,
+        from: from.transpose()?,
+    }))
 }
 
 fn count(row: &Row, column: &'static str) -> Result<u64, DbError> {
@@ -347,5 +371,12 @@ mod tests {
             .map(|row| row.version)
             .collect();
         assert_eq!(climbed, [2]);
+        // Of a fall that is older than the record of the last one, the reason is known.
+        let fall = "SELECT last_fall FROM trials WHERE agent_id = 'policy' AND version = 6";
+        let why: Option<String> = tx
+            .optional_value(Query::new(fall), "last_fall")
+            .await
+            .unwrap();
+        assert_eq!(why.as_deref(), Some("it was blocked"));
     }
 }

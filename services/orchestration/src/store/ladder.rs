@@ -3,7 +3,7 @@
 use super::Store;
 use crate::{
     OrchestrationError,
-    stage::{Attempt, Comparison, Counts, Trial},
+    stage::{Attempt, Comparison, Counts, Stage, Trial},
 };
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 
@@ -30,9 +30,11 @@ const TRIAL_NUMBER: &str = "SELECT trial FROM trials WHERE agent_id = $1 AND ver
 const BEGIN_TRIAL: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked) \
                            VALUES ($1, $2, 1, 0, 0, 0, 0) ON CONFLICT (agent_id, version) DO UPDATE SET \
                            trial = trials.trial + 1, canary_steps = 0, blocked = 0, fell = NULL";
-const PUT_FALL: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked, fell) \
-                        VALUES ($1, $2, $3, 0, 0, 0, 0, $4) ON CONFLICT (agent_id, version) DO UPDATE SET \
-                        fell = excluded.fell";
+const PUT_FALL: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked, fell, \
+                        last_fall, last_fall_us, last_fall_from) \
+                        VALUES ($1, $2, $3, 0, 0, 0, 0, $4, $5, $6, $7) ON CONFLICT (agent_id, version) DO UPDATE SET \
+                        fell = excluded.fell, last_fall = excluded.last_fall, last_fall_us = excluded.last_fall_us, \
+                        last_fall_from = excluded.last_fall_from";
 const DROP_COMPARISONS: &str = "DELETE FROM comparisons WHERE NOT EXISTS (SELECT 1 FROM checkpoints \
                                 WHERE checkpoints.agent_id = comparisons.agent_id \
                                 AND checkpoints.version = comparisons.version)";
@@ -133,18 +135,22 @@ pub(crate) async fn add_counts(
     Ok(tx.execute(add).await?.one()?)
 }
 
-/// Records why a version fell by itself.
+/// Records why a version fell by itself, from where and when.
 pub(crate) async fn put_fall(
     tx: &mut Transaction,
     agent: &str,
-    attempt: Attempt,
+    (attempt, from): (Attempt, Stage),
     why: &str,
+    now_us: i64,
 ) -> Result<(), OrchestrationError> {
     let put = Query::new(PUT_FALL)
         .bind(agent)
         .bind(attempt.version)
         .bind(attempt.trial)
-        .bind(why);
+        .bind(why)
+        .bind(why)
+        .bind(now_us)
+        .bind(from.to_string());
     Ok(tx.execute(put).await?.one()?)
 }
 

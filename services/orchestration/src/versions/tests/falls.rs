@@ -4,7 +4,7 @@ use super::ladder::{calibrate, compare_as};
 use super::*;
 use crate::{
     agents::{Action, Asker},
-    stage::{Against, Attempt, CANARY_STEPS, Comparison, Counts, Difference, MIN_SEEDS},
+    stage::{Against, Attempt, CANARY_STEPS, Comparison, Counts, Difference, LastFall, MIN_SEEDS},
 };
 
 use futures_util::FutureExt;
@@ -124,6 +124,12 @@ async fn climb_to_active(service: &Arc<Orchestration>) -> (i64, f32) {
     })
     .await;
     (climb_to(service, Stage::Active).await.unwrap(), share)
+}
+
+async fn last_fall(service: &Orchestration, version: i64) -> Option<LastFall> {
+    let (listed, _) = service.versions(&resource(service), "", 0).await.unwrap();
+    let found = listed.into_iter().find(|v| v.row.version == version);
+    found.unwrap().last_fall
 }
 
 async fn fell(service: &Orchestration) -> usize {
@@ -415,6 +421,12 @@ async fn each_trial_of_a_version_is_judged_by_itself() {
         assert_eq!(fell(&service).await, falls);
         climb_to(&service, Stage::Canary).await.unwrap();
     }
+    // It stands in CANARY again, and the fall before is still told.
+    let last = last_fall(&service, 2).await.unwrap();
+    assert_eq!(last.from, Some(Stage::Canary));
+    assert!(last.why.contains("the shield blocked"), "{last:?}");
+    assert!(last.at_us.is_some_and(|at| at > 0), "{last:?}");
+    assert_eq!(last_fall(&service, 1).await, None);
     // What is left of the earlier trials is not counted in this one, and their falls are late.
     let earlier = Attempt {
         version: 2,
@@ -461,6 +473,8 @@ async fn what_is_active_and_blocked_falls_to_the_default_rule_and_no_further() {
     assert_eq!(live.row.rule.as_deref(), Some("target_tracking"));
     assert_eq!(live.row.weights_version, 4);
     assert_eq!(fell(&service).await, 1);
+    let last = last_fall(&service, 3).await.unwrap();
+    assert_eq!(last.from, Some(Stage::Active));
     // A decision of another replica that comes late changes nothing.
     let late = crate::trials::Fall {
         stage: Stage::Active,
