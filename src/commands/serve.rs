@@ -63,9 +63,9 @@ impl Serve {
                 () = signals.wait() => return Ok(ExitCode::from(130)),
             };
             signals.wait().await;
-            tokio::select! {
-                () = process.stop() => Ok(ExitCode::SUCCESS),
-                () = signals.wait() => Ok(ExitCode::from(130)),
+            match signals.unless_again(process.stop()).await {
+                true => Ok(ExitCode::SUCCESS),
+                false => Ok(ExitCode::from(130)),
             }
         })?
     }

@@ -148,12 +148,10 @@ impl Up {
         self.save(&mesh.ready, &own)?;
         announce(&mesh.ready);
         signals.wait().await;
-        tracing::info!("stopping; a second signal stops at once");
-        tokio::select! {
-            () = mesh.stop() => {}
-            () = signals.wait() => return Ok(ExitCode::from(130)),
+        match signals.unless_again(mesh.stop()).await {
+            true => gone(&own),
+            false => Ok(ExitCode::from(130)),
         }
-        gone(&own)
     }
 
     /// Supervises several replicas, each in a process of its own.
@@ -178,12 +176,10 @@ impl Up {
                 tracing::error!(%error, "the ready file cannot be written");
             }
         }
-        tracing::info!("stopping; a second signal stops at once");
-        tokio::select! {
-            () = replicas.stop() => {}
-            () = signals.wait() => return Ok(ExitCode::from(130)),
+        match signals.unless_again(replicas.stop()).await {
+            true => gone(&own),
+            false => Ok(ExitCode::from(130)),
         }
-        gone(&own)
     }
 }
 
@@ -212,12 +208,10 @@ async fn replica(config: Config) -> Result<ExitCode, CommandError> {
         () = signals.wait() => {}
         () = end => {}
     }
-    tracing::info!("stopping; a signal stops at once");
-    tokio::select! {
-        () = mesh.stop() => {}
-        () = signals.wait() => return Ok(ExitCode::from(130)),
+    match signals.unless_again(mesh.stop()).await {
+        true => gone(&own),
+        false => Ok(ExitCode::from(130)),
     }
-    gone(&own)
 }
 
 /// Returns when standard input is closed: the supervisor stops its replicas, or has ended itself. A thread
@@ -285,6 +279,19 @@ impl Signals {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+        }
+    }
+
+    /// Waits until everything has stopped, unless a signal comes meanwhile: then it returns `false`, and the process
+    /// ends as it is.
+    pub(crate) async fn unless_again(&mut self, stops: impl Future<Output = ()>) -> bool {
+        tracing::info!("stopping; another signal stops at once");
+        tokio::select! {
+            () = stops => true,
+            () = self.wait() => {
+                tracing::warn!("another signal: stopped at once, and calls that were served are cut");
+                false
+            }
         }
     }
 }

@@ -214,4 +214,8 @@ async fn a_second_signal_ends_a_process_that_still_drains() {
     live.expect("probes are answered until the end");
     mesh.process.terminate();
     assert_eq!(mesh.process.exit_code(), Some(130), "{}", mesh.logged());
+    let log = mesh.logged();
+    for part in ["another signal stops at once", "stopped at once"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
 }
