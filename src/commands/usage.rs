@@ -29,7 +29,7 @@ pub(crate) struct UsageCommand {
 enum Command {
     /// Show what you have used, and what your quota allows; with --all or --user what others have.
     #[command(
-        after_help = "Examples:\n  tars usage show\n  tars usage show --month 2026-11 --last-month 2027-01 --json\n  tars usage show --user ada"
+        after_help = "Examples:\n  tars usage show\n  tars usage show --month 2026-11 --last-month 2027-01 --json\n  tars usage show --user ada\n\nTables have solver time in seconds. JSON has what was used exactly, in microseconds (solver_microseconds), and the\nquota in seconds (solver_seconds); a quota that is null is unlimited."
     )]
     Show {
         #[command(flatten)]
@@ -46,7 +46,7 @@ enum Command {
     },
     /// Write what all users have used, by month and user, for billing; needs the permission usage.read.
     ///
-    /// Amounts are exact whole numbers. Those of a month that is not closed yet may still rise.
+    /// Amounts are exact whole numbers, of solver time those of microseconds. Those of a month that is not closed yet may still rise.
     #[command(
         after_help = "Examples:\n  tars usage export --month 2026-11 --format csv > usage.csv\n  tars usage export --month 2026-11 --user ada --format jsonl"
     )]
@@ -109,6 +109,7 @@ impl Command {
                 json,
             } => {
                 let own = rest.get(&format!("/auth/usage?{}", months.query())).await?;
+                let own = with_unlimited(own);
                 match json {
                     true => say!("{own:#}"),
                     false => print_own(&own),
@@ -144,6 +145,18 @@ async fn list(rest: &Rest, months: &Months, user: Option<String>) -> Result<Vec<
     let user = escape(&user.unwrap_or_default());
     let path = format!("/admin/usage?{}&user={user}", months.query());
     listing::all(rest, &path, "usage").await
+}
+
+/// The quotas of a user, as the API names them.
+const QUOTAS: [&str; 3] = ["calls", "training_steps", "solver_seconds"];
+
+/// The same with a null for each quota that there is not: an answer leaves it out.
+fn with_unlimited(mut own: Value) -> Value {
+    for name in QUOTAS {
+        let quota = own["quota"][name].take();
+        own["quota"][name] = quota;
+    }
+    own
 }
 
 const AMOUNTS: [&str; 3] = ["calls", "training steps", "solver seconds"];
@@ -218,8 +231,7 @@ fn left(row: &Value, quota: &Value) -> String {
 }
 
 fn print_quota(quota: &Value) {
-    let limits = ["calls", "training_steps", "solver_seconds"];
-    let limits = limits.into_iter().zip(AMOUNTS).filter_map(|(name, shown)| {
+    let limits = QUOTAS.into_iter().zip(AMOUNTS).filter_map(|(name, shown)| {
         let limit = text(&quota[name]);
         (!limit.is_empty()).then(|| format!("{limit} {shown}"))
     });
@@ -267,6 +279,20 @@ mod tests {
                 "{another}"
             );
         }
+    }
+
+    #[test]
+    fn a_quota_that_there_is_not_is_null() {
+        let own = json!({ "months": [], "quota": { "calls": "7", "resets_at": "T" } });
+        let quota = with_unlimited(own)["quota"].take();
+        let expected = json!({
+            "calls": "7", "training_steps": null, "solver_seconds": null, "resets_at": "T",
+        });
+        assert_eq!(quota, expected);
+        assert_eq!(left(&json!({ "month": "2026-11" }), &quota), "");
+        let none = with_unlimited(json!({}))["quota"].take();
+        assert!(none.as_object().unwrap().values().all(Value::is_null));
+        assert_eq!(none.as_object().unwrap().len(), QUOTAS.len());
     }
 
     #[test]
