@@ -9,6 +9,7 @@ mod output;
 mod advice;
 mod agents;
 mod audit;
+mod causes;
 mod certs;
 mod completions;
 mod config;
@@ -23,6 +24,7 @@ mod listing;
 mod login;
 mod mesh;
 mod password;
+mod plain;
 mod policy;
 mod presets;
 mod probe;
@@ -31,6 +33,7 @@ mod proposals;
 mod serve;
 mod session;
 mod sessions;
+mod starting;
 mod studies;
 mod train;
 mod training;
@@ -151,7 +154,7 @@ pub(crate) enum CommandError {
     Log(#[from] log::LevelError),
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error(transparent)]
+    #[error("{}", plain::refusal(.0))]
     Rest(RestError),
     /// A refusal for which there is something to do.
     #[error("{}; {advice}", advice::problem(.error))]
@@ -367,7 +370,18 @@ impl Global {
         work: impl AsyncFnOnce(&mut Session) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
         let mesh = self.mesh(arg)?;
-        let done = block_on(async { work(&mut mesh.session().await?).await })?;
+        let done = block_on(async {
+            let mut gateway = mesh.gateway();
+            let done = async {
+                let mut session = mesh.session().await?;
+                gateway = Some(session.url().to_owned());
+                work(&mut session).await
+            };
+            match done.await {
+                Err(error) => Err(starting::explained(error, gateway.as_deref()).await),
+                done => done,
+            }
+        })?;
         done.map_err(|e| e.in_json_if(json))
     }
 

@@ -16,6 +16,7 @@ use tars_certs::secret;
 #[derive(Debug)]
 pub(crate) struct DirLock(#[expect(dead_code, reason = "an open file keeps its lock")] Vec<File>);
 
+const LOCK: &str = "lock";
 const IN_USE: &str = "stop it first (`tars up`, or services by `tars serve`)";
 const IN_USE_AS_A_WHOLE: &str =
     "`tars up` or a `tars certs` command uses all of it: stop it, or wait until it ends";
@@ -33,13 +34,19 @@ impl DirLock {
         let own = lock(&data.join(service), File::try_lock, SERVICE_RUNS)?;
         Ok(Self(vec![shared, own]))
     }
+
+    /// Whether a process has ever locked a data directory. Whether one does now is not tried: that might be in the way
+    /// of a process that starts.
+    pub(crate) fn was_taken(data: &Path) -> bool {
+        data.join(LOCK).is_file()
+    }
 }
 
 type TryLock = fn(&File) -> Result<(), TryLockError>;
 
 fn lock(dir: &Path, take: TryLock, why: &'static str) -> Result<File, StartError> {
     secret::create_dir(dir).map_err(|e| StartError::file(dir, e))?;
-    let path = dir.join("lock");
+    let path = dir.join(LOCK);
     let failed = |e: io::Error| StartError::file(&path, e);
     let file = File::create(&path).map_err(failed)?;
     match take(&file) {
@@ -65,7 +72,9 @@ mod tests {
     #[test]
     fn the_whole_excludes_its_parts_and_a_part_the_same_service() {
         let dir = tempfile::tempdir().unwrap();
+        assert!(!DirLock::was_taken(dir.path()));
         let whole = DirLock::whole(dir.path()).unwrap();
+        assert!(DirLock::was_taken(dir.path()));
         let named = dir.path().display().to_string();
         for tried in [
             DirLock::whole(dir.path()),

@@ -1,8 +1,9 @@
 //! What a person can do about a refusal, by its reason.
 
-use super::CommandError;
+use super::{CommandError, plain};
 use crate::rest::RestError;
 use http::StatusCode;
+use serde_json::Value;
 use std::fmt::Display;
 use tars_credentials::permission;
 use tars_proto::reason;
@@ -68,6 +69,9 @@ fn general(error: &RestError) -> Option<String> {
     else {
         return None;
     };
+    if error.reason() == Some(reason::QUOTA_EXCEEDED) {
+        return Some(of_quota(body));
+    }
     if *status == StatusCode::UNAUTHORIZED && path != "/auth/login" {
         return Some("log in again with `tars login`".to_owned());
     }
@@ -78,14 +82,34 @@ fn general(error: &RestError) -> Option<String> {
     Some(format!("the role {weakest} has it"))
 }
 
+/// What helps where a quota is spent: to look at it, and to wait for the next month.
+fn of_quota(body: &Value) -> String {
+    let mut details = body["details"].as_array().into_iter().flatten();
+    let resets_at = details.find_map(|d| d["metadata"]["resets_at"].as_str());
+    let next = resets_at.map(|at| format!(", and the next month begins at {at}"));
+    format!(
+        "`tars usage show` shows what you have used and what is left{}",
+        next.unwrap_or_default()
+    )
+}
+
 /// The refusal without what the service advises, which is for callers of its API: it stands after the
 /// last semicolon.
 pub(super) fn problem(error: &RestError) -> String {
-    let text = error.to_string();
-    match (error, text.rsplit_once("; ")) {
-        (RestError::Refused { status, .. }, Some((problem, _))) => format!("{problem} ({status})"),
-        _ => text,
-    }
+    let RestError::Refused {
+        status,
+        message,
+        body,
+        ..
+    } = error
+    else {
+        return plain::refusal(error);
+    };
+    let whole = plain::whole(message, body);
+    let problem = whole
+        .rsplit_once("; ")
+        .map_or(&*whole, |(problem, _)| problem);
+    format!("{} ({status})", plain::text(problem))
 }
 
 #[cfg(test)]
@@ -167,6 +191,30 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn a_spent_quota_comes_with_where_to_look_and_when_the_month_ends() {
+        let refused = |metadata| RestError::Refused {
+            method: Method::POST,
+            path: "/api/v1/optimize".to_owned(),
+            status: StatusCode::TOO_MANY_REQUESTS,
+            message: "all 5 calls are used; the next month begins at T".to_owned(),
+            body: json!({ "details": [
+                { "domain": "tars", "reason": "QUOTA_EXCEEDED", "metadata": metadata },
+            ] }),
+        };
+        let looks = "`tars usage show` shows what you have used and what is left";
+        let told = CommandError::from(refused(json!({ "resets_at": "2026-12-01T00:00:00Z" })));
+        assert_eq!(
+            told.to_string(),
+            format!(
+                "all 5 calls are used (429 Too Many Requests); {looks}, and the next month begins at \
+                 2026-12-01T00:00:00Z"
+            )
+        );
+        let told = CommandError::from(refused(json!({})));
+        assert!(told.to_string().ends_with(looks), "{told}");
     }
 
     #[test]

@@ -73,7 +73,7 @@ enum Command {
     Versions(Versions),
     /// Make an earlier version of an agent's weights live again, or one of its rules, under the next number.
     #[command(
-        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy --rule aimd\n  tars agents promote policy 3 --stage canary\n  tars agents promote policy 3 --expect-version 5 --json\n\nA training run of the agent that is under way replaces what is live when it ends: wait for it, or cancel it first."
+        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy --rule aimd\n  tars agents promote policy 3 --expect-version 5 --json\n  tars agents promote policy 3 --stage shadow\n\nStages are for an agent that is bound to the live mesh, and every step from SHADOW on takes a proposal:\n`tars proposals promote`. `tars agents versions` lists the versions.\n\nA training run of the agent that is under way replaces what is live when it ends: wait for it, or cancel it first."
     )]
     Promote(Promote),
     /// Make the version of an agent's weights live again that was live before; a second one undoes it.
@@ -99,7 +99,7 @@ struct Reload {
     /// The values that are known to learn the agent's environment; those that are given replace them.
     #[arg(long)]
     preset: bool,
-    /// Refuse unless this version is live.
+    /// Refuse unless this version of the hyperparameters is live.
     #[arg(long, value_name = "VERSION")]
     expect_version: Option<u64>,
     /// Why, for the audit trail.
@@ -161,7 +161,7 @@ impl Agents {
                 Command::Versions(versions) => versions.run(&rest).await,
                 Command::Promote(promote) => promote.run(&rest).await,
                 Command::Rollback(rollback) => rollback.run(&rest).await,
-                Command::Compare(compare) => compare.run(&rest).await,
+                Command::Compare(compare) => compare.run(session).await,
             }
         })
     }
@@ -191,9 +191,9 @@ async fn list(rest: &Rest, json: bool) -> Result<ExitCode, CommandError> {
         "agent",
         "type",
         "environment",
-        "version",
+        "hyperparameters",
         "answers by",
-        "return",
+        "mean return",
         "steps",
         "state",
     ];
@@ -207,12 +207,17 @@ fn row(agent: &Value) -> Vec<String> {
         text(&agent["agent_id"]),
         text(&agent["agent_type"]),
         listing::world_of(agent),
-        short(&agent["version"]),
+        version(&agent["version"]),
         answers_by(agent),
         listing::rounded(&agent["last_return"]),
         short(&agent["total_steps"]),
         state(agent).to_owned(),
     ]
+}
+
+/// A version of the hyperparameters; those of the weights are counted by themselves.
+fn version(number: &Value) -> String {
+    format!("version {}", short(number))
 }
 
 /// What answers for an agent: weights, a rule, or what acts for it as long as nothing was made live.
@@ -222,8 +227,8 @@ fn answers_by(agent: &Value) -> String {
     match (rule.as_str(), version.as_str(), default.as_str()) {
         ("", "0", "") => "nothing yet".to_owned(),
         ("", "0", default) => format!("default rule {default}"),
-        ("", version, _) => format!("weights {version}"),
-        (rule, version, _) => format!("rule {rule} (version {version})"),
+        ("", version, _) => format!("weights version {version}"),
+        (rule, version, _) => format!("rule {rule} (weights version {version})"),
     }
 }
 
@@ -254,20 +259,26 @@ async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandErro
         ("type", text(&agent["agent_type"])),
         ("environment", listing::world_of(&agent)),
         ("state", state(&agent).to_owned()),
-        ("version", short(&agent["version"])),
-        ("approved", short(&agent["approved_version"])),
+        (
+            "hyperparameters",
+            format!(
+                "{}, {} approved",
+                version(&agent["version"]),
+                version(&agent["approved_version"])
+            ),
+        ),
         ("answers by", answers_by(&agent)),
         ("rules", words(&agent["rules"])),
-        ("shadow", text(&agent["shadow_version"])),
-        ("canary", text(&agent["canary_version"])),
-        ("last return", listing::rounded(&agent["last_return"])),
+        ("shadow", weights(&agent["shadow_version"])),
+        ("canary", weights(&agent["canary_version"])),
+        ("mean return", listing::rounded(&agent["last_return"])),
         ("steps", short(&agent["total_steps"])),
         ("episodes", short(&agent["total_episodes"])),
         ("updated", text(&agent["updated_at"])),
         ("held by", text(&agent["hold"]["change_id"])),
     ] {
         if !value.is_empty() {
-            say!("{name:<12} {value}");
+            say!("{name:<15} {value}");
         }
     }
     say!("");
@@ -282,6 +293,14 @@ async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandErro
         note!("`tars proposals watch {change}` follows the change that holds it");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A version of the weights; empty where none is there.
+fn weights(number: &Value) -> String {
+    match text(number) {
+        none if none.is_empty() => none,
+        number => format!("weights version {number}"),
+    }
 }
 
 /// A list of words, separated by commas.
@@ -325,7 +344,10 @@ impl Reload {
             say!("{answer:#}");
             return Ok(ExitCode::SUCCESS);
         }
-        say!("version {} is live", short(&answer["version"]));
+        say!(
+            "version {} of the hyperparameters is live",
+            short(&answer["version"])
+        );
         note_pending(&answer);
         Ok(ExitCode::SUCCESS)
     }
@@ -390,8 +412,8 @@ mod tests {
         for (agent, shown) in [
             (agent("0", "", "aimd"), "default rule aimd"),
             (agent("0", "", ""), "nothing yet"),
-            (agent("3", "", "aimd"), "weights 3"),
-            (agent("4", "hold", "aimd"), "rule hold (version 4)"),
+            (agent("3", "", "aimd"), "weights version 3"),
+            (agent("4", "hold", "aimd"), "rule hold (weights version 4)"),
         ] {
             assert_eq!(answers_by(&agent), shown);
         }

@@ -173,6 +173,29 @@ mod tests {
         assert!(found.is_empty(), "{found:#?}");
     }
 
+    /// Where each positional argument stands in the usage of a command, in the order in which they are typed.
+    fn disordered(command: &mut Command, path: &str, found: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        let usage = command.render_usage().to_string();
+        let names = command.get_positionals().filter_map(|arg| {
+            let name = arg.get_value_names()?.first()?.to_string();
+            usage.find(&name)
+        });
+        if !names.collect::<Vec<_>>().is_sorted() {
+            found.push(format!("{path}: {usage}"));
+        }
+        for inner in command.get_subcommands_mut() {
+            disordered(inner, &path, found);
+        }
+    }
+
+    #[test]
+    fn every_usage_has_the_arguments_in_the_order_in_which_they_are_typed() {
+        let mut found = Vec::new();
+        disordered(&mut Cli::command(), "", &mut found);
+        assert!(found.is_empty(), "{found:#?}");
+    }
+
     /// The command lines of the examples: what follows `tars`, up to a pipe or a redirection.
     fn examples(command: &Command, found: &mut Vec<String>) {
         let after = command.get_after_help().map(ToString::to_string);

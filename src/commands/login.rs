@@ -1,6 +1,6 @@
 //! `tars login`, `tars logout` and `tars token`.
 
-use super::{CommandError, Global, block_on, mesh::MeshArg, password, session::Session};
+use super::{CommandError, Global, block_on, mesh::MeshArg, password, session::Session, starting};
 use clap::Args;
 use std::{path::PathBuf, process::ExitCode};
 
@@ -24,8 +24,14 @@ impl Login {
         let mesh = global.mesh(&self.mesh)?;
         let password = password::read(self.password_file)?;
         let session = block_on(async {
-            let known = mesh.to_log_in().await?;
-            Session::login(known, &self.username, &password).await
+            let logged_in = async {
+                let known = mesh.to_log_in().await?;
+                Session::login(known, &self.username, &password).await
+            };
+            match logged_in.await {
+                Err(error) => Err(starting::explained(error, mesh.gateway().as_deref()).await),
+                logged_in => logged_in,
+            }
         })??;
         note!("logged in to {session}");
         Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ use super::{
     known::{Known, plain_url, roots_at},
     session::{NoSession, Session, store},
 };
+use crate::app::DirLock;
 use clap::Args;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -83,6 +84,12 @@ impl Mesh {
 
     pub(crate) fn is_named_by_gateway(&self) -> bool {
         matches!(self.named, Named::Gateway(_))
+    }
+
+    /// The gateway of the mesh, where one is named.
+    pub(crate) fn gateway(&self) -> Option<String> {
+        let known = self.known().ok().flatten();
+        known.and_then(|known| known.gateway)
     }
 
     fn known(&self) -> Result<Option<Known>, CommandError> {
@@ -196,8 +203,13 @@ fn chosen(
 }
 
 fn no_mesh_in(dir: &Path) -> CommandError {
+    // What starts has taken the directory, and says where it is once it is ready.
+    let starts = match DirLock::was_taken(dir) {
+        true => " that is ready (one that was started just now is there in a moment)",
+        false => "",
+    };
     CommandError::Failed(format!(
-        "there is no mesh in {}: start one with `tars up`, or name another with --data-dir or --gateway",
+        "there is no mesh in {}{starts}: start one with `tars up`, or name another with --data-dir or --gateway",
         dir.display()
     ))
 }

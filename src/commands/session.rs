@@ -119,7 +119,7 @@ impl Session {
         self.at = Some(gateway);
     }
 
-    fn url(&self) -> &str {
+    pub(super) fn url(&self) -> &str {
         self.at.as_deref().unwrap_or(&self.gateway)
     }
 

@@ -395,8 +395,8 @@ fn table(trained: &Trained) {
         "agent",
         "algorithm",
         "seed",
-        "best return",
-        "last return",
+        "best mean return",
+        "last mean return",
         "steps per CPU second",
     ];
     output::table(&head, &rows.collect::<Vec<_>>());

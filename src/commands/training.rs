@@ -3,6 +3,7 @@
 use super::{
     CommandError, Global,
     advice::{self, Advice},
+    causes,
     confirm::Confirm,
     listing::{self, id, number, text, word},
     mesh::MeshArg,
@@ -59,6 +60,7 @@ enum Command {
     Resume(One),
     /// Stop a run; its agents keep the weights that they have.
     #[command(
+        visible_alias = "stop",
         after_help = "Example:\n  tars training cancel 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d --yes"
     )]
     Cancel {
@@ -265,7 +267,7 @@ async fn list(rest: &Rest, limit: usize, json: bool) -> Result<ExitCode, Command
         "state",
         "steps",
         "steps/s",
-        "returns",
+        "mean return",
         "requested",
     ];
     listing::table(&head, &runs, row);
@@ -299,11 +301,12 @@ fn state(run: &Value) -> String {
     word(&run["state"], "TRAINING_STATE_")
 }
 
-/// `failed (HOST_GONE)`.
+/// `failed (its host is gone)`.
 fn state_with_reason(run: &Value) -> String {
-    match text(&run["error_reason"]).as_str() {
+    let reason = text(&run["error_reason"]);
+    match causes::of(run).map_or(reason.as_str(), |(words, _)| words) {
         "" => state(run),
-        reason => format!("{} ({reason})", state(run)),
+        why => format!("{} ({why})", state(run)),
     }
 }
 
@@ -336,6 +339,17 @@ fn returns(run: &Value) -> String {
     }
 }
 
+/// What is left of a run that was cancelled, and how to begin it anew.
+fn after_cancel(run: &Value) -> String {
+    let again = match number(&run["steps"]) {
+        Some(steps) => format!(" --agents {} --steps {steps}", agents(run)),
+        None => String::new(),
+    };
+    format!(
+        "its checkpoint is gone, and its agents keep the weights that they had: `tars training start{again}` begins anew. A run that is to go on later is paused: `tars training pause`"
+    )
+}
+
 fn show(run: &Value, json: bool) {
     if json {
         say!("{run:#}");
@@ -347,6 +361,7 @@ fn show(run: &Value, json: bool) {
         "queued" | "running" => note!("`tars train watch {id}` follows it"),
         "pausing" | "cancelling" => note!("`tars training list` shows when it is"),
         "paused" => note!("`tars training resume {id}` goes on where it is"),
+        "cancelled" => note!("{}", after_cancel(run)),
         _ => {}
     }
 }
@@ -383,6 +398,19 @@ mod tests {
     }
 
     #[test]
+    fn who_cancels_is_told_what_is_left_and_how_to_begin_anew() {
+        let run = json!({ "steps": "500", "members": [{ "agent_id": "policy" }, { "agent_id": "ethical" }] });
+        let told = after_cancel(&run);
+        for part in [
+            "checkpoint is gone",
+            "`tars training start --agents policy,ethical --steps 500`",
+            "tars training pause",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+    }
+
+    #[test]
     fn a_run_is_one_row_with_what_each_agent_came_to() {
         let mut run = json!({
             "run_id": "r", "state": "TRAINING_STATE_RUNNING", "environment": "mesh", "calibration": "shipped",
@@ -414,6 +442,8 @@ mod tests {
         );
         run["state"] = json!("TRAINING_STATE_FAILED");
         run["error_reason"] = json!("HOST_GONE");
-        assert_eq!(row(&run)[3], "failed (HOST_GONE)");
+        assert_eq!(row(&run)[3], "failed (its host is gone)");
+        run["error_reason"] = json!("ELSE");
+        assert_eq!(row(&run)[3], "failed (ELSE)");
     }
 }

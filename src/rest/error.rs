@@ -8,7 +8,9 @@ use tars_proto::{fault, reason};
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
     /// No connection could be made.
-    #[error("cannot reach the gateway at {base}: {source}; is `tars up` running?")]
+    #[error(
+        "cannot reach the gateway at {base}: {source}; is `tars up` running, and has it said that it is ready?"
+    )]
     Unreachable {
         /// The URL that was tried.
         base: String,

@@ -6,27 +6,31 @@ use crate::{
         CommandError,
         advice::{self, Advice},
         listing::{self, text, word},
+        progress::Progress,
+        session::Session,
     },
-    rest::Rest,
+    rest::{Rest, RestError},
 };
 use clap::Args;
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use std::{io::IsTerminal, process::ExitCode};
+use std::{process::ExitCode, time::Duration};
 use tars_proto::reason;
+use tokio::{
+    signal::ctrl_c,
+    time::{Instant, sleep},
+};
 
-const ADVICE: &[Advice] = &[
-    (
-        reason::UNTRAINED,
-        "`tars agents versions {id}` shows the versions, `--version` names one, `tars training start --agents {id}` makes \
-         another",
-    ),
-    (
-        reason::DEADLINE_EXCEEDED,
-        "nothing was stored; fewer `--seeds` take less time, and 10 are a third of the usual ones",
-    ),
-];
+const ADVICE: &[Advice] = &[(
+    reason::UNTRAINED,
+    "`tars agents versions {id}` shows the versions, `--version` names one, `tars training start --agents {id}` makes \
+     another",
+)];
 /// How many episodes are played where nobody says it.
 const SEEDS: u32 = 30;
+/// How long it is waited for a comparison that takes longer than a call, and how often it is looked for.
+const WAIT: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_secs(2);
 /// What helps where something that is named does not exist.
 const MISSING: &[Advice] = &[
     AGENTS,
@@ -61,42 +65,125 @@ pub(super) struct Compare {
 }
 
 impl Compare {
-    pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
-        let agent = path(&self.agent_id);
-        if !self.stored && std::io::stderr().is_terminal() {
-            let seeds = self.seeds.unwrap_or(SEEDS);
-            note!(
-                "playing {seeds} episodes against each rule; ^C ends it, and nothing is stored then"
-            );
-        }
-        let answer = match self.stored {
-            true => rest.get(&self.stored_at(&agent)).await,
-            false => rest.post(&format!("{agent}/compare"), self.body()).await,
-        };
-        let answer = answer.map_err(|e| advice::add_by_kind(e, MISSING, ADVICE, &self.agent_id))?;
-        let found = &answer["comparison"];
+    pub(super) async fn run(self, session: &mut Session) -> Result<ExitCode, CommandError> {
+        let found = match self.stored {
+            true => self.look(&session.rest()).await,
+            false => self.followed(session).await,
+        }?;
         if self.json {
             say!("{found:#}");
             return Ok(ExitCode::SUCCESS);
         }
-        say!(
-            "version {} earns a mean reward of {} a step, on {} seeds of the calibration {}{}",
-            text(&found["version"]),
-            number(&found["mean"]),
-            found["seeds"],
-            text(&found["calibration"]),
-            if is_live(found) { "; it is live" } else { "" },
-        );
+        say!("{}", headline(&found));
         say!("");
         let head = [
             "against",
-            "reward a step",
+            "reward per step",
             "difference",
             "95 % interval",
             "verdict",
         ];
-        listing::table(&head, &rows(found), row);
+        listing::table(&head, &rows(&found), row);
         Ok(ExitCode::SUCCESS)
+    }
+
+    fn advised(&self, error: RestError) -> CommandError {
+        advice::add_by_kind(error, MISSING, ADVICE, &self.agent_id)
+    }
+
+    /// The stored comparison.
+    async fn look(&self, rest: &Rest) -> Result<Value, CommandError> {
+        let answer = rest.get(&self.stored_at(&path(&self.agent_id))).await;
+        Ok(answer.map_err(|e| self.advised(e))?["comparison"].take())
+    }
+
+    /// The stored comparison, if there is one.
+    async fn stored(&self, rest: &Rest) -> Result<Value, CommandError> {
+        match rest.get(&self.stored_at(&path(&self.agent_id))).await {
+            Ok(mut answer) => Ok(answer["comparison"].take()),
+            // Whatever else is missing, the comparison is refused for it.
+            Err(e) if e.reason() == Some(reason::NOT_FOUND) => Ok(Value::Null),
+            Err(e) if e.reason() == Some(reason::UNTRAINED) => Ok(Value::Null),
+            Err(e) => Err(self.advised(e)),
+        }
+    }
+
+    /// Makes a comparison, and shows meanwhile that it is being made.
+    async fn followed(&self, session: &mut Session) -> Result<Value, CommandError> {
+        let before = self.stored(&session.rest()).await?;
+        let bar = Progress::new(self.json).spinner("comparing");
+        let seeds = self.seeds.unwrap_or(SEEDS);
+        bar.set_message(format!("{seeds} episodes against each rule"));
+        let found = tokio::select! {
+            found = self.made(session, &before, &bar) => found,
+            interrupted = ctrl_c() => {
+                interrupted.map_err(CommandError::Runtime)?;
+                let shows = self.shows();
+                let goes_on = format!("the comparison, which {shows} shows once it is made,");
+                Err(CommandError::Unfollowed { goes_on })
+            }
+        };
+        bar.finish_and_clear();
+        found
+    }
+
+    /// A comparison that takes longer than a call goes on in the mesh.
+    async fn made(
+        &self,
+        session: &mut Session,
+        before: &Value,
+        bar: &ProgressBar,
+    ) -> Result<Value, CommandError> {
+        let compare = format!("{}/compare", path(&self.agent_id));
+        match session.rest().post(&compare, self.body()).await {
+            Ok(mut answer) => Ok(answer["comparison"].take()),
+            Err(e) if e.reason() == Some(reason::DEADLINE_EXCEEDED) => {
+                let message = bar.message();
+                bar.set_message(format!("{message}, longer than a call may take:"));
+                self.waited_for(session, before).await
+            }
+            Err(e) => Err(self.advised(e)),
+        }
+    }
+
+    /// Looks until another comparison is stored than before.
+    async fn waited_for(
+        &self,
+        session: &mut Session,
+        before: &Value,
+    ) -> Result<Value, CommandError> {
+        let until = Instant::now() + WAIT;
+        let keeps = self.is_kept(before);
+        while !keeps && Instant::now() < until {
+            sleep(LOOK).await;
+            session.freshen(None).await?;
+            let found = self.stored(&session.rest()).await?;
+            if found["compared_at"] != before["compared_at"] {
+                return Ok(found);
+            }
+        }
+        let shows = self.shows();
+        Err(CommandError::Failed(match keeps {
+            true => format!(
+                "the comparison takes longer than a call may, and one on more seeds is stored, which it does not replace: {shows} shows that"
+            ),
+            false => format!(
+                "the comparison is not made yet, and goes on: {shows} shows it once it is, or the log of Orchestration why it failed"
+            ),
+        }))
+    }
+
+    /// Whether a stored comparison on more seeds stays, unless something else answers by now.
+    fn is_kept(&self, stored: &Value) -> bool {
+        let seeds = listing::number(&stored["seeds"]).unwrap_or_default();
+        seeds > f64::from(self.seeds.unwrap_or(SEEDS))
+    }
+
+    /// The command that shows the stored comparison.
+    fn shows(&self) -> String {
+        let version = self.version.map(|version| format!(" --version {version}"));
+        let version = version.unwrap_or_default();
+        format!("`tars agents compare {}{version} --stored`", self.agent_id)
     }
 
     fn body(&self) -> Value {
@@ -115,6 +202,22 @@ impl Compare {
         let version = self.version.map(|version| format!("?version={version}"));
         format!("{agent}/comparison{}", version.unwrap_or_default())
     }
+}
+
+/// What the version earns, on what, and when that was measured.
+fn headline(found: &Value) -> String {
+    let at = match text(&found["compared_at"]) {
+        unknown if unknown.is_empty() => unknown,
+        at => format!(", at {at}"),
+    };
+    format!(
+        "version {} earns {} reward per step on {} seeds of the calibration {}{at}{}",
+        text(&found["version"]),
+        number(&found["mean"]),
+        found["seeds"],
+        text(&found["calibration"]),
+        if is_live(found) { "; it is live" } else { "" },
+    )
 }
 
 /// Whether the version was the live one when it was compared.
@@ -204,5 +307,40 @@ mod tests {
         assert_eq!(all.body(), json!({ "version": "3", "seeds": 40 }));
         assert_eq!(all.stored_at("/a"), "/a/comparison?version=3");
         assert_eq!(compare(None, None).stored_at("/a"), "/a/comparison");
+        assert_eq!(
+            all.shows(),
+            "`tars agents compare policy --version 3 --stored`"
+        );
+    }
+
+    #[test]
+    fn a_comparison_on_more_seeds_is_not_waited_for() {
+        let compare = Compare {
+            agent_id: "policy".to_owned(),
+            version: None,
+            seeds: None,
+            stored: false,
+            json: false,
+        };
+        for (seeds, kept) in [(30, false), (31, true), (2, false)] {
+            assert_eq!(compare.is_kept(&json!({ "seeds": seeds })), kept);
+        }
+        assert!(!compare.is_kept(&Value::Null));
+    }
+
+    #[test]
+    fn what_is_shown_says_when_it_was_measured() {
+        let mut found = json!({
+            "version": "4", "incumbent_version": "4", "mean": 0.5, "seeds": 30, "calibration": "shipped",
+            "compared_at": "2026-11-01T00:00:00Z",
+        });
+        assert_eq!(
+            headline(&found),
+            "version 4 earns +0.5000 reward per step on 30 seeds of the calibration shipped, \
+             at 2026-11-01T00:00:00Z; it is live"
+        );
+        found["compared_at"] = Value::Null;
+        found["incumbent_version"] = json!("3");
+        assert!(headline(&found).ends_with("calibration shipped"));
     }
 }

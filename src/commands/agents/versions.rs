@@ -24,11 +24,28 @@ const ADVICE: &[Advice] = &[
     (reason::UNUSABLE_VERSION, RETAINED),
     (
         reason::NOT_COMPARED,
-        "`tars agents compare {id} --version N` compares it",
+        "`tars agents compare {id} --version {version}` compares it",
     ),
     (
         reason::GOVERNED,
-        "`tars proposals promote {id} VERSION` proposes it",
+        "`tars proposals promote {id} {version}` proposes it",
+    ),
+    (
+        reason::STAGE_ORDER,
+        "`tars agents versions {id}` shows where each version stands; one step up is \
+         `tars agents promote {id} {version}` to SHADOW, and `tars proposals promote {id} {version}` from there",
+    ),
+    (
+        reason::NOT_BOUND,
+        "without --stage, `tars agents promote {id} {version}` makes it live",
+    ),
+    (
+        reason::NOT_BETTER,
+        "`tars agents compare {id} --version {version} --stored` shows the comparison: train it further, or promote the rule that is better",
+    ),
+    (
+        reason::CANARY_UNPROVEN,
+        "`tars agents versions {id} --json` has the steps of each version",
     ),
     (
         reason::UNCALIBRATED,
@@ -64,7 +81,11 @@ pub(super) struct Versions {
 
 /// What is to be live: a version, or a rule.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("what").required(true).args(["version", "rule"])))]
+#[command(
+    group(ArgGroup::new("what").required(true).args(["version", "rule"])),
+    // The one that is made of the group has it before the agent.
+    override_usage = "tars agents promote [OPTIONS] <AGENT> <VERSION|--rule <NAME>>"
+)]
 pub(super) struct Promote {
     /// The agent, as `tars agents list` shows it.
     #[arg(value_name = "AGENT")]
@@ -127,10 +148,11 @@ impl Versions {
             "version",
             "live since",
             "type",
-            "return",
+            "mean return",
             "from",
             "run",
             "state",
+            "last fall",
         ];
         listing::table(&head, &versions, row);
         Ok(ExitCode::SUCCESS)
@@ -151,7 +173,27 @@ fn row(version: &Value) -> Vec<String> {
         short(&version["restored_from"]),
         text(&version["run_id"]),
         state,
+        last_fall(&version["last_fall"]),
     ]
+}
+
+/// `2026-11-01T00:00:00Z from CANARY: an action was not finite`; empty where a version never fell.
+fn last_fall(fall: &Value) -> String {
+    if !fall.is_object() {
+        return String::new();
+    }
+    let at = text(&fall["at"]);
+    let from = match word(&fall["from"], STAGE).as_str() {
+        "" | "unspecified" => String::new(),
+        from => format!("from {}", from.to_uppercase()),
+    };
+    let known = [at, from];
+    let known = known.iter().filter(|part| !part.is_empty());
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    match known.is_empty() {
+        true => text(&fall["reason"]),
+        false => format!("{}: {}", known.join(" "), text(&fall["reason"])),
+    }
 }
 
 /// The newest versions of an agent.
@@ -186,9 +228,10 @@ impl Promote {
 
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
         let outcome = |agent: &Value| self.outcome(agent);
-        self.how
-            .change(rest, &self.agent_id, "promote", self.body(), outcome)
-            .await
+        let done = self
+            .how
+            .change(rest, &self.agent_id, "promote", self.body(), outcome);
+        done.await.map_err(|e| of_version(e, self.version))
     }
 
     /// Where the version stands now, or what is live.
@@ -220,6 +263,18 @@ impl Promote {
     }
 }
 
+/// An error whose advice is about the version that was named.
+fn of_version(error: CommandError, version: Option<u64>) -> CommandError {
+    let named = version.map_or_else(|| "VERSION".to_owned(), |version| version.to_string());
+    match error {
+        CommandError::Advised { error, advice } => CommandError::Advised {
+            error,
+            advice: advice.replace("{version}", &named),
+        },
+        other => other,
+    }
+}
+
 impl Rollback {
     pub(super) fn is_in_json(&self) -> bool {
         self.how.json
@@ -230,6 +285,7 @@ impl Rollback {
         self.how
             .change(rest, &self.agent_id, "rollback", body, live)
             .await
+            .map_err(|e| of_version(e, None))
     }
 }
 
@@ -280,6 +336,7 @@ fn live(agent: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rest::RestError;
 
     fn promote(version: Option<u64>, rule: Option<&str>, stage: Option<&str>) -> Promote {
         Promote {
@@ -332,15 +389,29 @@ mod tests {
             "1",
             "r",
             "live",
+            "",
         ];
         assert_eq!(row(&version), cells);
         let trained = json!({ "version": "2", "run_id": "", "mean_return": null });
-        assert_eq!(row(&trained), ["2", "-", "", "-", "-", "", ""]);
+        assert_eq!(row(&trained), ["2", "-", "", "-", "-", "", "", ""]);
         let rule = json!({ "version": "4", "agent_type": "", "rule": "aimd" });
         assert_eq!(row(&rule)[2], "aimd");
-        let state = |stage: &str| row(&json!({ "stage": stage })).pop().unwrap();
+        let state = |stage: &str| row(&json!({ "stage": stage }))[6].clone();
         assert_eq!(state("AGENT_STAGE_CANARY"), "canary");
         assert_eq!(state("AGENT_STAGE_RETIRED"), "");
+    }
+
+    #[test]
+    fn a_version_that_fell_is_shown_with_when_from_where_and_why() {
+        let shown = |fall: Value| row(&json!({ "version": "3", "last_fall": fall })).pop();
+        let fall = json!({
+            "at": "2026-11-01T00:00:00Z", "from": "AGENT_STAGE_CANARY", "reason": "it was blocked",
+        });
+        let told = "2026-11-01T00:00:00Z from CANARY: it was blocked";
+        assert_eq!(shown(fall).as_deref(), Some(told));
+        let old = json!({ "reason": "it was blocked" });
+        assert_eq!(shown(old).as_deref(), Some("it was blocked"));
+        assert_eq!(shown(Value::Null).as_deref(), Some(""));
     }
 
     #[test]
@@ -359,6 +430,31 @@ mod tests {
         assert_eq!(of("8", ""), ", a copy of version 3");
         for (version, rule) in [("8", "aimd"), ("7", ""), ("2", "")] {
             assert_eq!(of(version, rule), "", "{version} {rule}");
+        }
+    }
+
+    #[test]
+    fn a_refused_promotion_names_the_command_that_goes_on() {
+        for (reason, part) in [
+            ("GOVERNED", "`tars proposals promote policy 3`"),
+            ("STAGE_ORDER", "`tars proposals promote policy 3`"),
+            ("NOT_COMPARED", "`tars agents compare policy --version 3`"),
+            ("NOT_BOUND", "`tars agents promote policy 3`"),
+        ] {
+            let refused = RestError::Refused {
+                method: http::Method::POST,
+                path: "/x".to_owned(),
+                status: http::StatusCode::BAD_REQUEST,
+                message: "it stays in SIM: PromoteAgent leads down".to_owned(),
+                body: json!({ "details": [{ "domain": "tars", "reason": reason }] }),
+            };
+            let advised = advice::add_by_kind(refused, MISSING, ADVICE, &"policy");
+            let told = of_version(advised, Some(3)).to_string();
+            assert!(told.contains(part), "{reason}: {told}");
+            assert!(
+                !told.contains("PromoteAgent") && !told.contains('{'),
+                "{told}"
+            );
         }
     }
 

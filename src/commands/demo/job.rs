@@ -197,7 +197,7 @@ impl Job {
         let best = best.ok_or_else(|| failed("the search", &ended))?;
         let agent = &self.cast.agent;
         self.progress.done(&format!(
-            "searched {trials} trials for {agent}: best return {best:.1}"
+            "searched {trials} trials for {agent}: best mean return {best:.1}"
         ));
         Ok(study)
     }
@@ -303,7 +303,7 @@ fn trained(ended: &Value) -> Option<String> {
     let Some(members) = members else {
         let trained = number(&ended["final_return"])?;
         return Some(format!(
-            "trained the live agent as it is: return {trained:.1}"
+            "trained the live agent as it is: mean return {trained:.1}"
         ));
     };
     let of = |member: &Value| {
@@ -313,7 +313,7 @@ fn trained(ended: &Value) -> Option<String> {
     };
     let all: Vec<String> = members.iter().map(of).collect::<Option<_>>()?;
     Some(format!(
-        "trained the live agents together: returns {}",
+        "trained the live agents together: mean returns {}",
         all.join(", ")
     ))
 }

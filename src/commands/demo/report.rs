@@ -231,7 +231,7 @@ impl Report {
         );
         say!("");
         for (name, value) in self.lines() {
-            say!("{name:<19} {value}");
+            say!("{name:<20} {value}");
         }
     }
 
@@ -260,11 +260,11 @@ impl Report {
                 "environment",
                 world(&self.environment, Some(&self.calibration)),
             ),
-            ("baseline return", baseline),
-            ("approved return", format!("{:.1}", self.best_return)),
+            ("baseline mean return", baseline),
+            ("approved mean return", format!("{:.1}", self.best_return)),
             ("improvement, 95 %", format!("{low:.1} to {high:.1}")),
             ("proposal", self.proposal_state.clone()),
-            ("agent version", format!("{before} -> {after}")),
+            ("hyperparameters", format!("version {before} -> {after}")),
             ("verified", self.verified.to_string()),
             ("trace", self.trace_id.clone()),
         ];

@@ -85,6 +85,10 @@ fn the_configuration_says_where_a_fleet_is() {
     assert_eq!(mesh(Some(A)).unwrap().unwrap().gateway.as_deref(), Some(A));
     let nowhere = mesh(None).unwrap_err().to_string();
     assert!(nowhere.contains("there is no mesh in"), "{nowhere}");
+    assert!(!nowhere.contains("just now"), "{nowhere}");
+    std::fs::File::create(dir.path().join("lock")).unwrap();
+    let starts = mesh(None).unwrap_err().to_string();
+    assert!(starts.contains("started just now"), "{starts}");
 }
 
 const A: &str = "http://127.0.0.1:1";

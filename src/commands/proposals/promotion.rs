@@ -54,7 +54,7 @@ pub(super) fn compared(promotion: &Value) -> String {
     }
     let of = |name: &str| with[name].as_f64().unwrap_or_default();
     format!(
-        "{:+.4} of the reward against {} on {} seeds, {:.4} to {:.4} (95 %)",
+        "{:+.4} reward per step against {} on {} seeds, {:.4} to {:.4} (95 %)",
         of("difference"),
         text(&with["name"]),
         count(&comparison["seeds"]),
@@ -86,7 +86,14 @@ pub(super) fn print_comparison(promotion: &Value) {
         return;
     }
     say!("");
-    let head = ["against", "mean", "difference", "low", "high", "verdict"];
+    let head = [
+        "against",
+        "reward per step",
+        "difference",
+        "low",
+        "high",
+        "verdict",
+    ];
     listing::table(&head, &rules, |rule| {
         let numbers = ["mean", "difference", "low", "high"].map(|name| short(&rule[name]));
         let verdict = word(&rule["verdict"], "VERDICT_");
@@ -122,7 +129,7 @@ mod tests {
         assert_eq!(stale(&promotion), "the version stands in SIM by now");
         assert_eq!(
             compared(&promotion),
-            "+0.2000 of the reward against aimd on 30 seeds, 0.1000 to 0.3000 (95 %)"
+            "+0.2000 reward per step against aimd on 30 seeds, 0.1000 to 0.3000 (95 %)"
         );
         assert_eq!(verified(&promotion), "");
         promotion["incumbent_rule"] = json!("");

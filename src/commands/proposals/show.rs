@@ -5,6 +5,7 @@ use crate::{
     commands::{
         CommandError,
         listing::{self, short, text},
+        plain,
     },
     rest::Rest,
 };
@@ -49,8 +50,8 @@ fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
     let lines = [
         ("proposal", of("update_id")),
         ("state", state(proposal)),
-        ("attention", in_words_of_the_command(&of("attention"))),
-        ("error", of("error_message")),
+        ("attention", plain::text(&of("attention"))),
+        ("error", plain::text(&of("error_message"))),
         ("stale", stale(proposal)),
         ("agent", of("agent_id")),
         ("study", study(proposal)),
@@ -77,13 +78,6 @@ fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
         .collect()
-}
-
-/// The service names the values of its API.
-fn in_words_of_the_command(attention: &str) -> String {
-    attention
-        .replace("RESOLUTION_ROLL_BACK", "roll-back")
-        .replace("RESOLUTION_KEEP_LIVE", "keep-live")
 }
 
 fn study(proposal: &Value) -> String {
@@ -115,7 +109,7 @@ fn stale(proposal: &Value) -> String {
         short(&proposal["base_version"]),
         short(&proposal["live_version"]),
     );
-    format!("made against version {base} of the agent, and version {live} is live")
+    format!("made against version {base} of the hyperparameters, and version {live} is live")
 }
 
 fn decided(proposal: &Value) -> String {
@@ -128,19 +122,19 @@ fn decided(proposal: &Value) -> String {
 
 /// The version of the agent that applying made, and whether it stayed.
 fn version(proposal: &Value) -> String {
-    let version = match promotion::of(proposal) {
-        Some(step) => &step["applied_version"],
-        None => &proposal["applied_version"],
+    let (version, of) = match promotion::of(proposal) {
+        Some(step) => (&step["applied_version"], "weights"),
+        None => (&proposal["applied_version"], "hyperparameters"),
     };
     if version.is_null() {
         return String::new();
     }
     let version = short(version);
     match state(proposal).as_str() {
-        "completed" => format!("{version} of the agent"),
-        "rolled_back" => format!("{version} of the agent, rolled back since"),
-        "kept" => format!("{version} of the agent; what was live then was kept"),
-        _ => format!("{version} of the agent, not verified yet"),
+        "completed" => format!("{version} of the {of}"),
+        "rolled_back" => format!("{version} of the {of}, rolled back since"),
+        "kept" => format!("{version} of the {of}; what was live then was kept"),
+        _ => format!("{version} of the {of}, not verified yet"),
     }
 }
 
@@ -156,14 +150,14 @@ fn assessment(proposal: &Value) -> String {
     }
 }
 
-/// The returns of both sides and the interval of their difference, in one line.
+/// The mean returns of both sides and the interval of their difference, in one line.
 pub(crate) fn measured(verification: &Value) -> String {
     if !verification.is_object() {
         return String::new();
     }
     let of = |name: &str| verification[name].as_f64().unwrap_or(f64::NAN);
     format!(
-        "{:.1} -> {:.1} on {} seeds, improvement {:.1} to {:.1} (95 %)",
+        "mean return {:.1} -> {:.1} on {} seeds, improvement {:.1} to {:.1} (95 %)",
         of("baseline_return"),
         of("candidate_return"),
         verification["seeds"].as_array().map_or(0, Vec::len),
@@ -187,11 +181,11 @@ pub(super) fn outcome(proposal: &Value) {
 
 /// Why a proposal did not come to what was awaited, and the commands that go on.
 pub(super) fn shortfall(proposal: &Value, until: Until) -> String {
-    let of = |name: &str| text(&proposal[name]);
+    let of = |name: &str| plain::text(&text(&proposal[name]));
     let id = of("update_id");
     let (what, why) = match state(proposal).as_str() {
         _ if until == Until::Assessed => ("was not assessed", of("assessment_error")),
-        "needs_attention" => ("needs a person", in_words_of_the_command(&of("attention"))),
+        "needs_attention" => ("needs a person", of("attention")),
         "rejected" => ("was rejected", of("reason")),
         "withdrawn" => ("was withdrawn", of("reason")),
         "rolled_back" => ("was rolled back", of("error_message")),
@@ -274,7 +268,7 @@ mod tests {
             "seeds": ["1", "3"], "baseline_return": 20.04, "candidate_return": 190.0,
             "improvement_low": 150.0, "improvement_high": 180.06,
         });
-        let line = "20.0 -> 190.0 on 2 seeds, improvement 150.0 to 180.1 (95 %)";
+        let line = "mean return 20.0 -> 190.0 on 2 seeds, improvement 150.0 to 180.1 (95 %)";
         assert_eq!(measured(&verification), line);
         assert_eq!(measured(&Value::Null), "");
     }
@@ -288,7 +282,7 @@ mod tests {
         let lines = lines(&proposal);
         let line = |name: &str| lines.iter().find(|l| l.0 == name).map(|l| l.1.as_str());
         assert_eq!(line("assessment"), Some("failed: diverged"));
-        let stale = "made against version 3 of the agent, and version 5 is live";
+        let stale = "made against version 3 of the hyperparameters, and version 5 is live";
         assert_eq!(line("stale"), Some(stale));
         assert_eq!(line("note"), None, "what is absent is left out");
     }
@@ -340,7 +334,7 @@ mod tests {
         assert_eq!(line("reason"), Some("urgent"));
         let attention = "resolve with roll-back or keep-live";
         assert_eq!(line("attention"), Some(attention));
-        let version = "4 of the agent, rolled back since";
+        let version = "4 of the hyperparameters, rolled back since";
         assert_eq!(line("version"), Some(version));
         assert_eq!(line("resolved by"), Some("user:eve"));
         assert_eq!(line("because"), Some("the weights were lost"));

@@ -4,9 +4,10 @@ use crate::{
     commands::{
         CommandError, Global,
         advice::{self, Advice},
-        events,
+        causes, events,
         listing::{self, id, number, text, word},
         mesh::MeshArg,
+        plain,
         progress::Progress,
         session::Session,
     },
@@ -41,7 +42,7 @@ const ADVICE: &[Advice] = &[(
 const COLUMNS: [(&str, usize); 10] = [
     ("agent", 10),
     ("step", 8),
-    ("return", 9),
+    ("mean return", 11),
     ("loss", 9),
     ("value loss", 10),
     ("entropy", 9),
@@ -126,7 +127,8 @@ async fn follow(
     };
     let mut shown = Shown::new(&run, how);
     let (mut last, mut ended) = (Value::Null, run);
-    let path = format!("{RUNS}/{id}/events");
+    // Each line of JSON is a report.
+    let path = format!("{RUNS}/{id}/events?with_state={}", !how.json);
     let followed = events::follow(session, &path, &goes_on, |item| {
         if item["ended"].is_object() {
             (last, ended) = (item.clone(), item["ended"].clone());
@@ -134,6 +136,7 @@ async fn follow(
         }
         match how.json {
             true => say!("{item}"),
+            false if item["run"].is_object() => shown.state(&item["run"]),
             false => shown.item(item),
         }
         true
@@ -247,6 +250,26 @@ fn state(run: &Value) -> String {
     word(&run["state"], "TRAINING_STATE_")
 }
 
+/// What is to be told of a run in which no reports come, or come again after it has rested.
+fn standstill(run: &Value, rested: bool) -> Option<String> {
+    let id = text(&run["run_id"]);
+    match state(run).as_str() {
+        "paused" => Some(format!(
+            "the run is paused after {} of {} steps: `tars training resume {id}` goes on, `tars training cancel {id}` ends it",
+            text(&run["steps_done"]),
+            text(&run["steps"]),
+        )),
+        "queued" => Some(match number(&run["queue_position"]) {
+            Some(at) => {
+                format!("the run waits for a learner, as number {at} of those that wait here")
+            }
+            None => "the run waits for a learner".to_owned(),
+        }),
+        "running" if rested => Some("the run goes on".to_owned()),
+        _ => None,
+    }
+}
+
 /// How a run ended.
 fn describe(run: &Value) -> String {
     let mut line = format!(
@@ -259,7 +282,10 @@ fn describe(run: &Value) -> String {
     );
     let error = text(&run["error"]);
     if !error.is_empty() {
-        line += &format!("; {error}");
+        line += &format!("; {}", plain::text(&error));
+    }
+    if let Some((_, helps)) = causes::of(run) {
+        line += &format!("; {helps}");
     }
     line
 }
@@ -307,6 +333,8 @@ struct Shown {
     /// The step from which a report has rows.
     next: f64,
     headed: bool,
+    /// Whether the last state that was told is one in which no reports come.
+    rests: bool,
 }
 
 impl Shown {
@@ -320,6 +348,21 @@ impl Shown {
             every: how.every.map_or(steps / ROWS, |every| every as f64),
             next: 0.0,
             headed: false,
+            rests: false,
+        }
+    }
+
+    /// Tells why no reports come, and when they come again.
+    fn state(&mut self, run: &Value) {
+        let rested = self.rests;
+        // Who is resumed waits for a learner first.
+        self.rests = match state(run).as_str() {
+            "pausing" | "paused" => true,
+            "queued" => rested,
+            _ => false,
+        };
+        if let Some(told) = standstill(run, rested) {
+            self.bar.suspend(|| note!("{told}"));
         }
     }
 

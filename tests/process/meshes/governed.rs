@@ -259,7 +259,7 @@ fn a_study_that_the_service_refuses_is_not_created() {
     .unwrap();
     for (args, part) in [
         (&["--agent", "nobody"][..], "nobody"),
-        (&["--trials", "0"], "n_trials"),
+        (&["--trials", "0"], "--trials"),
         (&["--space", &space], "gamma"),
     ] {
         let error = desk.refused(&[&["studies", "create"], args].concat());
@@ -346,8 +346,16 @@ fn an_unknown_id_is_refused_with_the_command_that_lists_them() {
 fn agents_are_listed_shown_and_reloaded() {
     let desk = Desk::new();
     let listed = desk.good(&["agents", "list"]);
+    let head = listed.lines().next().unwrap();
+    assert!(
+        head.contains("HYPERPARAMETERS") && !head.contains("VERSION"),
+        "{head}"
+    );
     let row = listed.lines().find(|l| l.starts_with("policy")).unwrap();
-    assert!(row.ends_with("approved"), "{listed}");
+    assert!(
+        row.contains("version 1") && row.ends_with("approved"),
+        "{listed}"
+    );
     let reloaded = desk.good(&[
         "agents",
         "reload",
@@ -356,7 +364,7 @@ fn agents_are_listed_shown_and_reloaded() {
         "--reason",
         "a test",
     ]);
-    assert_eq!(reloaded, "version 2 is live\n");
+    assert_eq!(reloaded, "version 2 of the hyperparameters is live\n");
     let shown = desk.good(&["agents", "show", "policy"]);
     let gamma = shown.lines().find(|l| l.starts_with("gamma")).unwrap();
     let cells: Vec<&str> = gamma.split_whitespace().collect();
@@ -397,7 +405,7 @@ fn agents_are_listed_shown_and_reloaded() {
         assert!(error.contains(part), "{args:?}: {error}");
     }
     let version = desk.good(&["agents", "reload", "policy", "--preset", "gamma=0.93"]);
-    assert_eq!(version, "version 3 is live\n");
+    assert_eq!(version, "version 3 of the hyperparameters is live\n");
     let live = &desk.json(&["agents", "show", "policy"])["hyperparameters"];
     assert_eq!((&live["gamma"], &live["tau"]), (&json!(0.93), &json!(1)));
     let wrong = desk.run(&["agents", "reload", "policy", "gamma"]);

@@ -22,6 +22,13 @@ async fn a_version_is_proposed_approved_by_another_and_taken_up_the_ladder() {
         direct.contains("tars proposals promote ethical"),
         "{direct}"
     );
+    for stage in ["canary", "active"] {
+        let staged = refused(&["agents", "promote", "ethical", "1", "--stage", stage]);
+        assert!(
+            staged.contains("`tars proposals promote ethical 1`"),
+            "{stage}: {staged}"
+        );
+    }
     let promote = ["proposals", "promote", "ethical", "1"];
     let early = refused(&promote);
     assert!(early.contains("tars agents calibration"), "{early}");
@@ -40,7 +47,7 @@ async fn a_version_is_proposed_approved_by_another_and_taken_up_the_ladder() {
         "{again}"
     );
     let (assessed, _) = developer.good(&["proposals", "watch", id, "--until", "assessed"]);
-    let compared = "+0.2000 of the reward against version 2, the rule hold on 30 seeds";
+    let compared = "+0.2000 reward per step against version 2, the rule hold on 30 seeds";
     assert!(assessed.contains(compared), "{assessed}");
     let shown = desk.good(&["proposals", "show", id]);
     for part in [

@@ -143,6 +143,53 @@ async fn an_interrupt_ends_the_watching_and_a_cancelled_run_is_no_success() {
     assert!(last.starts_with("cancelled: "), "{last}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_run_is_told_to_be_that_and_a_stopped_one_how_to_begin_anew() {
+    let desk = Desk::new();
+    let rest = desk.mesh.admin().await;
+    let run = start(&rest, 10_000_000).await;
+    desk.good(&["training", "pause", &run]);
+    eventually("it is paused", async || {
+        let shown = rest.get(&format!("{RUNS}/{run}")).await.unwrap();
+        shown["run"]["state"] == "TRAINING_STATE_PAUSED"
+    })
+    .await;
+    let mut command = desk.tars(&["train", "watch", &run]);
+    let command = command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut watching = command.spawn().unwrap();
+    let mut notes = BufReader::new(watching.stderr.take().unwrap()).lines();
+    let mut told = |part: &str| {
+        let mut lines = notes.by_ref().map(Result::unwrap);
+        let found = lines.find(|line| line.contains(part));
+        found.unwrap_or_else(|| panic!("nobody said {part}"))
+    };
+    let paused = told("the run is paused after");
+    let resume = format!("tars training resume {run}");
+    assert!(paused.contains(&resume), "{paused}");
+    desk.good(&["training", "resume", &run]);
+    told("the run goes on");
+    let (stopped, tip) = desk.good_with_notes(&["training", "stop", &run, "--yes"]);
+    assert!(stopped.contains("cancelled"), "{stopped}");
+    let again = "tars training start --agents policy --steps 10000000";
+    assert!(tip.contains(again) && tip.contains("checkpoint"), "{tip}");
+    notes.for_each(drop);
+    assert_eq!(watching.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn a_comparison_shows_that_it_is_made_and_is_stored() {
+    let desk = Desk::new_in("mesh");
+    desk.good(&["agents", "promote", "resource", "--rule", "hold"]);
+    let compare = ["agents", "compare", "resource"];
+    let (shown, notes) = desk.good_with_notes(&[&compare[..], &["--seeds", "2"]].concat());
+    assert!(notes.contains("comparing ..."), "a sign of life: {notes}");
+    for part in ["reward per step on 2 seeds", "REWARD PER STEP"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let stored = desk.good(&[&compare[..], &["--stored"]].concat());
+    assert_eq!(stored, shown, "with the time at which it was made");
+}
+
 #[test]
 fn a_training_in_this_process_and_a_run_of_a_mesh_are_told_apart() {
     let desk = Desk::new();

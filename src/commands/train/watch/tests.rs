@@ -34,6 +34,33 @@ fn a_report_is_a_row_under_its_columns() {
 }
 
 #[test]
+fn a_run_in_which_no_reports_come_says_why_and_what_goes_on() {
+    let run = |state: &str| {
+        json!({
+            "run_id": "r", "state": format!("TRAINING_STATE_{state}"), "steps": "500", "steps_done": "20",
+        })
+    };
+    let told = standstill(&run("PAUSED"), false).unwrap();
+    for part in ["paused after 20 of 500 steps", "tars training resume r"] {
+        assert!(told.contains(part), "{told}");
+    }
+    assert_eq!(standstill(&run("RUNNING"), false), None);
+    assert_eq!(
+        standstill(&run("RUNNING"), true).as_deref(),
+        Some("the run goes on")
+    );
+    let mut queued = run("QUEUED");
+    queued["queue_position"] = json!(2);
+    let told = standstill(&queued, false).unwrap();
+    assert!(told.contains("number 2"), "{told}");
+    let mut shown = shown(&["policy"], 500);
+    for (state, rests) in [("PAUSED", true), ("QUEUED", true), ("RUNNING", false)] {
+        shown.state(&run(state));
+        assert_eq!(shown.rests, rests, "{state}");
+    }
+}
+
+#[test]
 fn what_an_agent_does_not_report_is_left_empty_whatever_it_learns_by() {
     let agents = [
         json!({ "agent_id": "consensus", "mean_return": 1.5, "entropy": 0.7, "exploration": 0.7 }),
