@@ -1,4 +1,4 @@
-//! Turns the panic of a handler into INTERNAL; the connection and its other calls are not affected.
+//! Turns the panic of a handler, or of a layer around it, into INTERNAL; the connection and its other calls are not affected.
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
@@ -43,10 +43,27 @@ where
         self.inner.poll_ready(cx)
     }
 
+    /// What decides about a call works here already, within the task of the connection: a panic would end its other
+    /// calls as well.
     fn call(&mut self, request: Request<A>) -> Self::Future {
+        let begun = catch_unwind(AssertUnwindSafe(|| self.inner.call(request)));
         CatchFuture {
-            inner: self.inner.call(request),
+            state: match begun {
+                Ok(inner) => State::Running { inner },
+                Err(panic) => {
+                    report(panic.as_ref());
+                    State::Panicked
+                }
+            },
         }
+    }
+}
+
+pin_project! {
+    #[project = Projected]
+    enum State<F> {
+        Running { #[pin] inner: F },
+        Panicked,
     }
 }
 
@@ -54,7 +71,7 @@ pin_project! {
     /// The future of [`CatchPanic`].
     pub struct CatchFuture<F> {
         #[pin]
-        inner: F,
+        state: State<F>,
     }
 }
 
@@ -65,17 +82,24 @@ where
     type Output = Result<Response<CatchBody>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let inner = self.project().inner;
+        let inner = match self.project().state.project() {
+            Projected::Running { inner } => inner,
+            Projected::Panicked => return Poll::Ready(Ok(failed())),
+        };
         match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(result)) => Poll::Ready(result.map(|r| r.map(CatchBody::new))),
             Err(panic) => {
                 report(panic.as_ref());
-                let response: Response<Body> = Status::internal("the handler failed").into_http();
-                Poll::Ready(Ok(response.map(CatchBody::new)))
+                Poll::Ready(Ok(failed()))
             }
         }
     }
+}
+
+fn failed() -> Response<CatchBody> {
+    let response: Response<Body> = Status::internal("the handler failed").into_http();
+    response.map(CatchBody::new)
 }
 
 fn report(panic: &(dyn Any + Send)) {
@@ -138,6 +162,8 @@ impl http_body::Body for CatchBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http_body::Body as _;
+    use http_body_util::{BodyExt, StreamBody};
     use std::convert::Infallible;
     use tars_proto::fault;
     use tower::{ServiceExt, service_fn};
@@ -150,5 +176,52 @@ mod tests {
         }));
         let response = service.oneshot(Request::new(())).await.unwrap();
         assert_eq!(fault::code_in(response.headers()), Some(Code::Internal));
+    }
+
+    #[derive(Debug, Clone)]
+    struct Deciding;
+
+    impl Service<Request<()>> for Deciding {
+        type Response = Response<Body>;
+        type Error = Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<()>) -> Self::Future {
+            panic!("before there is a future");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_what_decides_about_a_call_is_an_internal_error_as_well() {
+        let service = PanicLayer.layer(Deciding);
+        let response = service.oneshot(Request::new(())).await.unwrap();
+        assert_eq!(fault::code_in(response.headers()), Some(Code::Internal));
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_body_ends_it_with_an_internal_error() {
+        let service = PanicLayer.layer(service_fn(|_: Request<()>| async {
+            let mut pieces = 0;
+            let body = futures_util::stream::poll_fn(move |_| {
+                pieces += 1;
+                assert!(pieces < 3, "boom");
+                let piece = Frame::data(bytes::Bytes::from_static(b"x"));
+                Poll::Ready(Some(Ok::<_, Status>(piece)))
+            });
+            Ok::<_, Infallible>(Response::new(Body::new(StreamBody::new(body))))
+        }));
+        let response = service.oneshot(Request::new(())).await.unwrap();
+        let mut body = response.into_body();
+        for _ in 0..2 {
+            assert!(body.frame().await.unwrap().unwrap().is_data());
+        }
+        let last = body.frame().await.unwrap().unwrap();
+        let code = fault::code_in(last.trailers_ref().unwrap());
+        assert_eq!(code, Some(Code::Internal));
+        assert!(body.frame().await.is_none() && body.is_end_stream());
     }
 }
