@@ -1,7 +1,7 @@
 //! What the gateway itself serves: `/health`, `/ready`, `/openapi.json`.
 //!
 //! No service limits or counts these requests, so the gateway does: by address, and by document. None of them
-//! is computed per request.
+//! is computed per request. What else is asked of the gateway has a budget of its own.
 
 use crate::client::Client;
 use axum::response::{IntoResponse, Response};
@@ -11,6 +11,7 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
 };
+use std::net::IpAddr;
 use tars_interceptors::flood::FloodGuard;
 use tars_runtime::{
     clock::Clock, config::Limits, health::Readiness, metrics::Metrics, ports::ReadyPage,
@@ -51,12 +52,32 @@ struct Label {
     document: &'static str,
 }
 
+/// How many requests of one address are looked at. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Flood {
+    guard: FloodGuard,
+    clock: Clock,
+}
+
+impl Flood {
+    /// Looks at `flood_per_second` requests of one address.
+    pub fn new(limits: &Limits, clock: Clock) -> Self {
+        Self {
+            guard: FloodGuard::new(limits),
+            clock,
+        }
+    }
+
+    pub(crate) fn admit(&self, client: IpAddr) -> Result<(), Status> {
+        self.guard.admit(client, self.clock.monotonic())
+    }
+}
+
 /// The documents of the gateway, with their limit and their counter.
 #[derive(Debug, Clone)]
 pub struct Documents {
     ready: ReadyPage,
-    guard: FloodGuard,
-    clock: Clock,
+    flood: Flood,
     served: Family<Label, Counter>,
 }
 
@@ -65,8 +86,7 @@ impl Documents {
     pub fn new(readiness: Readiness, limits: &Limits, clock: Clock, metrics: &Metrics) -> Self {
         Self {
             ready: ReadyPage::new(readiness),
-            guard: FloodGuard::new(limits),
-            clock,
+            flood: Flood::new(limits, clock),
             served: metrics.register(
                 "gateway_documents",
                 "Calls that the gateway answered by itself, by document",
@@ -82,7 +102,7 @@ impl Documents {
         Client(client): Client,
         openapi: &Bytes,
     ) -> Result<Response, Status> {
-        self.guard.admit(client, self.clock.monotonic())?;
+        self.flood.admit(client)?;
         self.served.get_or_create(&document.label()).inc();
         let (code, page) = match document {
             Document::Health => (StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#)),

@@ -21,7 +21,7 @@ mod stream;
 mod transcode;
 
 pub use backend::Backends;
-pub use documents::Documents;
+pub use documents::{Documents, Flood};
 pub use listen::Listening;
 pub use raw::Raw;
 pub use server::Gateway;

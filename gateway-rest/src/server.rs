@@ -4,7 +4,7 @@ use crate::{
     Backends, Documents,
     challenge::Sent,
     client::{Carrier, Client},
-    documents::{self, Document},
+    documents::{self, Document, Flood},
     error::{self, Refusal, allow},
     openapi,
     stream::{self, Format},
@@ -46,6 +46,7 @@ struct Inner {
     openapi: Bytes,
     settings: Settings,
     tracer: Tracer,
+    flood: Flood,
 }
 
 /// What a route leads to.
@@ -73,6 +74,7 @@ impl Gateway {
         settings: Settings,
         tracer: Tracer,
         documents: Documents,
+        flood: Flood,
     ) -> Result<Self, String> {
         let table = contract().map_err(ToString::to_string)?;
         let mut routes = Routes::default();
@@ -97,6 +99,7 @@ impl Gateway {
             openapi: openapi::document(table).to_string().into(),
             settings,
             tracer,
+            flood,
         })))
     }
 
@@ -222,6 +225,10 @@ impl Inner {
         parts: Parts,
         body: Body,
     ) -> Result<Response, Refusal> {
+        if !matches!(destination, Ok(Destination::Document(_))) {
+            // Before the body is read: what is wrong with it, or with the rest of the request, no service counts.
+            self.flood.admit(client)?;
+        }
         match destination? {
             Destination::Call(target, bindings) => {
                 self.transcode(&target, &bindings, client, parts, body)

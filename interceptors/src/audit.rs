@@ -109,11 +109,12 @@ impl AuditWatch {
         let known = self.call.caller().is_some();
         match code {
             Code::ResourceExhausted if known && self.is_over_quota() => true,
-            // Strangers must not be able to fill the trail; they show in metrics.
+            Code::PermissionDenied => true,
             Code::Unauthenticated | Code::ResourceExhausted | Code::InvalidArgument if !known => {
                 false
             }
-            Code::PermissionDenied => true,
+            // Strangers must not be able to fill the trail, whatever becomes of their calls; they show in metrics.
+            _ if code != Code::Ok && self.call.is_of_stranger() => false,
             _ => self.call.method.rule.audit > AuditLevel::None,
         }
     }
@@ -173,6 +174,47 @@ impl Watch for AuditWatch {
                     self.audit.0.dropped.inc();
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::{by_credential, by_peer};
+    use tars_certs::PeerClass;
+
+    const LOGIN: &str = "/tars.auth.v1.AuthService/Login";
+    const ISSUE: &str = "/tars.auth.v1.CertificateService/IssueCertificate";
+
+    /// Whether a call that ends with a code leaves a record.
+    fn is_recorded(call: &Arc<Call>, code: Code) -> bool {
+        let (queue, mut records) = mpsc::channel(1);
+        let audit = Audit::new("test", Clock::system(), queue, Counter::default());
+        let mut request = Request::new(());
+        request.extensions_mut().insert(Arc::clone(call));
+        audit.begin(&mut request).unwrap().end(code);
+        records.try_recv().is_ok()
+    }
+
+    #[test]
+    fn strangers_cannot_fill_the_trail_whatever_becomes_of_their_calls() {
+        let by_stranger = by_peer(LOGIN, PeerClass::Gateway, "/gateway");
+        let by_caller = by_credential(ISSUE, "/gateway", "ada", "user:ada");
+        let by_workload = by_peer(ISSUE, PeerClass::Automl, "/automl");
+        for code in [
+            Code::DeadlineExceeded,
+            Code::Unavailable,
+            Code::Cancelled,
+            Code::Internal,
+            Code::FailedPrecondition,
+        ] {
+            assert!(!is_recorded(&by_stranger, code), "{code:?}");
+            assert!(is_recorded(&by_caller, code), "{code:?}");
+            assert!(is_recorded(&by_workload, code), "{code:?}");
+        }
+        for code in [Code::Ok, Code::PermissionDenied] {
+            assert!(is_recorded(&by_stranger, code), "{code:?}");
         }
     }
 }

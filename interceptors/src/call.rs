@@ -223,6 +223,13 @@ impl Call {
         itself && self.peer.class.is_some_and(PeerClass::is_workload)
     }
 
+    /// Whether nobody is known who makes the call: it carries no credential, and the peer proves nothing, or proves
+    /// itself to carry the calls of strangers.
+    pub(crate) fn is_of_stranger(&self) -> bool {
+        let is_proven = self.peer.verified.is_some() && self.peer.class != Some(PeerClass::Gateway);
+        self.caller().is_none() && !is_proven && !self.is_own()
+    }
+
     /// Returns the class of the peer, or `None` when no pattern matches its id.
     pub fn peer_class(&self) -> Option<PeerClass> {
         self.peer.class

@@ -96,9 +96,13 @@ impl<F> CheckFuture<F> {
     }
 
     pub(crate) fn refused(status: Status) -> Self {
+        Self::answered(status.into_http())
+    }
+
+    pub(crate) fn answered(response: Response<Body>) -> Self {
         Self {
             state: State::Refused {
-                response: Some(status.into_http()),
+                response: Some(response),
             },
         }
     }

@@ -95,7 +95,7 @@ where
         };
         match decide(&call, request.headers()) {
             // The call has just begun: the clock is not read again.
-            Ok(Some(at)) if at <= call.started => CheckFuture::refused(timeout::expired()),
+            Ok(Some(at)) if at <= call.started => refused(&call, timeout::expired()),
             Ok(at) => {
                 if let Some(at) = at {
                     call.set_deadline(at);
@@ -109,9 +109,17 @@ where
                     streams,
                 })
             }
-            Err(status) => CheckFuture::refused(status),
+            Err(status) => refused(&call, status),
         }
     }
+}
+
+/// Refuses a call for what it asks for. Its listener counts that, as it does what exceeds a limit.
+fn refused<F>(call: &Call, status: Status) -> CheckFuture<F> {
+    call.set_refusal(&status);
+    let mut response = status.into_http();
+    response.extensions_mut().insert(timeout::Refused);
+    CheckFuture::answered(response)
 }
 
 #[derive(Debug)]

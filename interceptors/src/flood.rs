@@ -1,4 +1,4 @@
-//! A coarse guard against floods, before anything expensive is done for a call. Peers that prove an
+//! A coarse guard against floods, before anything is decided about a call: what is refused counts as well. Peers that prove an
 //! identity are counted by it, whatever their address, so that nobody uses up the budget of a
 //! neighbour behind the same address; all others are counted by address, and some times as much by the site of
 //! an IPv6 address: whoever has a `/48` has 65,536 addresses, as they are counted. Workloads of the mesh pass,

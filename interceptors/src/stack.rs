@@ -84,12 +84,13 @@ pub struct Stack {
 
 type Limited<S> = RateLimit<Checked<Compress<S>, Usage>>;
 type Known<S> = Checked<Checked<Checked<Limited<S>, Places>, Authorise>, Authenticate>;
-type Checks<S> = Checked<Checked<Checked<Known<S>, FloodGuard>, Served>, Admit>;
+type Checks<S> = Checked<Checked<Known<S>, Served>, Admit>;
+type Begun<S> = Checked<Deadline<StreamGuard<Checks<S>>>, FloodGuard>;
 
 /// A service inside all layers.
 pub type Stacked<S> = Observed<
     Observed<
-        Observed<Observed<CatchPanic<Deadline<StreamGuard<Checks<S>>>>, Places>, Audit>,
+        Observed<Observed<CatchPanic<Begun<S>>, Places>, Audit>,
         CallMetrics,
     >,
     Trace,
@@ -157,12 +158,13 @@ impl<S> Layer<S> for Stack {
         let checks = CheckLayer(self.places.clone()).layer(checks);
         let checks = CheckLayer(Authorise(self.policy.clone())).layer(checks);
         let checks = CheckLayer(self.authenticate.clone()).layer(checks);
-        let checks = CheckLayer(self.flood.clone()).layer(checks);
         let checks = CheckLayer(self.served.clone()).layer(checks);
         let checks = CheckLayer(Admit(self.policy.clone())).layer(checks);
-        let deadline = DeadlineLayer { open: self.open };
-        let core =
-            PanicLayer.layer(deadline.layer(StreamGuard::new(checks, Arc::clone(&self.guard))));
+        let guarded = StreamGuard::new(checks, Arc::clone(&self.guard));
+        let timed = DeadlineLayer { open: self.open }.layer(guarded);
+        // Before anything else that refuses, so that no refusal is free.
+        let counted = CheckLayer(self.flood.clone()).layer(timed);
+        let core = PanicLayer.layer(counted);
         let observed = ObserveLayer(self.places.clone()).layer(core);
         let observed = ObserveLayer(self.audit.clone()).layer(observed);
         let observed = ObserveLayer(self.metrics.clone()).layer(observed);

@@ -7,6 +7,11 @@ use tonic::{Code, Status};
 /// The header that carries the timeout of a call.
 pub const HEADER: &str = "grpc-timeout";
 
+/// In the extensions of the response to a call that was refused for the timeout that it asked for: one that has
+/// passed when it arrives, or is none.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused;
+
 /// Parses a `grpc-timeout`: one to eight digits and a unit.
 pub fn parse(text: &str) -> Option<Duration> {
     let at = text.len().checked_sub(1)?;

@@ -24,7 +24,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tars_proto::{binary, fault, reason};
+use tars_proto::{binary, fault, reason, timeout};
 use tars_runtime::{
     stream::Stream,
     trace::{Parent, TRACE_ID, fresh_trace_id, id_header},
@@ -137,7 +137,8 @@ pin_project! {
 }
 
 impl<F> Answering<F> {
-    /// Passes on the response of the layers; one that reports a spent limit counts as a refusal.
+    /// Passes on the response of the layers; one that reports a spent limit, or an impossible timeout, counts as a
+    /// refusal.
     pub(super) fn passed(future: F, refusals: Option<Arc<RefusalBudget>>) -> Self {
         Self::Passed { future, refusals }
     }
@@ -152,7 +153,8 @@ impl<F> Answering<F> {
     }
 }
 
-/// Whether a response reports a spent limit and nothing else.
+/// Whether a response reports a spent limit and nothing else. One that says when to come back is about the load of the
+/// process, which the peer may be right to try again.
 fn is_exhausted<B: Body>(response: &Response<B>) -> bool {
     let spent = Code::ResourceExhausted as i32;
     let status = || {
@@ -164,7 +166,13 @@ fn is_exhausted<B: Body>(response: &Response<B>) -> bool {
             .parse()
             .ok()
     };
-    response.body().is_end_stream() && status() == Some(spent)
+    let comes_back = response.headers().contains_key(fault::PUSHBACK);
+    response.body().is_end_stream() && status() == Some(spent) && !comes_back
+}
+
+/// Whether a call was refused for the timeout that it asked for, which a peer can do at no cost.
+fn is_untimely<B>(response: &Response<B>) -> bool {
+    response.extensions().get::<timeout::Refused>().is_some()
 }
 
 impl<F, B, E> Future for Answering<F>
@@ -179,7 +187,7 @@ where
             Projected::Passed { future, refusals } => {
                 let response = ready!(future.poll(cx))?;
                 if let Some(refusals) = refusals
-                    && is_exhausted(&response)
+                    && (is_exhausted(&response) || is_untimely(&response))
                 {
                     refusals.charge();
                 }

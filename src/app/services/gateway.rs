@@ -3,7 +3,7 @@
 use super::{follow::watch_auth, layers::log_serving};
 use crate::app::{Process, Service, StartError};
 use std::time::Duration;
-use tars_gateway::{Backends, Documents, Gateway, Listening};
+use tars_gateway::{Backends, Documents, Flood, Gateway, Listening};
 use tars_runtime::config::{Config, Connect};
 use tokio::net::TcpListener;
 
@@ -33,7 +33,8 @@ pub(super) fn start(
     );
     let settings = config.gateway.clone();
     let tracer = process.tracer(Service::Gateway)?;
-    let gateway = Gateway::new(backends, settings, tracer, documents);
+    let flood = Flood::new(&config.limits, process.clock().clone());
+    let gateway = Gateway::new(backends, settings, tracer, documents, flood);
     let gateway = gateway.map_err(StartError::Gateway)?;
     let metrics = process.listener_metrics.of(Service::Gateway.as_str());
     let listening = Listening::new(&config.gateway, &config.timeouts, drain(config), metrics);

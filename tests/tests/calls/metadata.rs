@@ -128,3 +128,23 @@ async fn a_timeout_is_capped_and_one_that_is_no_time_is_refused() {
     assert_eq!(told(answer).await.0, Code::DeadlineExceeded);
     mesh.mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_have_no_time_are_a_flood_as_others_are() {
+    let mesh = TestMesh::with(settings(|c| c.limits.flood_per_second = 2)).await;
+    for (peer, timeout, code) in [
+        ("/client/none", "0n", Code::DeadlineExceeded),
+        ("/client/junk", "soon", Code::InvalidArgument),
+    ] {
+        let client = connect(&mesh, "auth", peer, 1 << 16).await;
+        let mut floods = 0;
+        for n in 0..100 {
+            let headers = [("grpc-timeout", timeout)];
+            let (refused, why) = told(send(&client, CHECK, &headers, message(b"")).await).await;
+            floods += usize::from(why == "FLOOD");
+            assert!(why == "FLOOD" || refused == code, "{n}: {refused:?} {why}");
+        }
+        assert!((50..=98).contains(&floods), "{timeout}: {floods}");
+    }
+    mesh.mesh.stop().await;
+}

@@ -127,21 +127,43 @@ async fn headers_that_are_too_large_are_refused_in_grpcs_words() {
 async fn refused_until_cut(mesh: &TestMesh, peer: &str) -> Option<u32> {
     let client = connect(mesh, "auth", peer, 1 << 16).await;
     let _held = send(&client, WATCH, &[], message(b"")).await;
-    let mut refused = 0;
-    while refused < 2000 {
-        let request = Request::post(format!("https://localhost{WATCH}"));
+    until_cut(&client, (WATCH, None), Code::ResourceExhausted).await
+}
+
+/// The same, where every call of a method, with this timeout, is refused with a code.
+async fn until_cut(
+    client: &SendRequest<Body>,
+    (path, timeout): (&str, Option<&str>),
+    code: Code,
+) -> Option<u32> {
+    for refused in 0..2000 {
+        let request = Request::post(format!("https://localhost{path}"));
         let request = request.header("content-type", "application/grpc");
+        let request = match timeout {
+            Some(timeout) => request.header("grpc-timeout", timeout),
+            None => request,
+        };
         let request = request.body(message(b"")).unwrap();
         match client.clone().send_request(request).await {
-            Ok(answer) => assert_eq!(
-                fault::code_in(answer.headers()),
-                Some(Code::ResourceExhausted)
-            ),
+            Ok(answer) => assert_eq!(fault::code_in(answer.headers()), Some(code)),
             Err(_) => return Some(refused),
         }
-        refused += 1;
     }
     None
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_calls_have_no_time_is_cut_as_well() {
+    let mesh = TestMesh::start().await;
+    for (peer, timeout, code) in [
+        ("/client/none", "0n", Code::DeadlineExceeded),
+        ("/client/junk", "soon", Code::InvalidArgument),
+    ] {
+        let client = connect(&mesh, "auth", peer, 1 << 16).await;
+        let refused = until_cut(&client, (CHECK, Some(timeout)), code).await;
+        assert!(refused.is_some_and(|n| n >= 200), "{timeout}: {refused:?}");
+    }
+    mesh.mesh.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use tars_proto::{
     },
     fault::MAX_DETAILS,
 };
+use tars_runtime::clock::Clock;
 use tonic::Code;
 
 const KEYS: &str = "/admin/api-keys";
@@ -367,4 +368,43 @@ async fn a_path_that_is_no_route_reaches_nothing_whoever_asks() {
         assert_eq!(answer.status.as_u16(), 405, "{method}");
     }
     mesh.mesh.stop().await;
+}
+
+/// How many of 500 requests of one address are refused as a flood, where two a second are none.
+async fn floods(path: &str, headers: &[(&str, &str)], body: &'static str) -> usize {
+    let mut settings = tars_tests::config();
+    settings.limits.flood_per_second = 2;
+    let mesh = TestMesh::alone(settings, Clock::system()).await;
+    let http = Http {
+        host: mesh.mesh.ready.gateway.replace("http://", ""),
+        token: String::new(),
+    };
+    let mut floods = 0;
+    for _ in 0..500 {
+        let answer = http.raw("POST", path, headers, body).await;
+        let is_flood = answer.status == StatusCode::TOO_MANY_REQUESTS;
+        floods += usize::from(is_flood && reason(&answer.json()) == "FLOOD");
+    }
+    mesh.mesh.stop().await;
+    floods
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_is_refused_for_free() {
+    let json = ("content-type", "application/json");
+    let login = r#"{"username":"nobody","password":"guess"}"#;
+    for (path, headers, body) in [
+        (
+            "/auth/login",
+            &[json, ("x-request-timeout", "0")][..],
+            login,
+        ),
+        ("/auth/login", &[json, ("x-request-timeout", "soon")], login),
+        ("/auth/login", &[json], "{broken"),
+        ("/auth/login", &[], login),
+        ("/no/such/path", &[json], "{}"),
+    ] {
+        let floods = floods(path, headers, body).await;
+        assert!((250..500).contains(&floods), "{path} {headers:?}: {floods}");
+    }
 }
