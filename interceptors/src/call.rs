@@ -2,7 +2,7 @@
 
 use crate::{flight::Flight, holders::Holder};
 use futures_util::future::BoxFuture;
-use http::Extensions;
+use http::{Extensions, HeaderMap};
 use std::{
     net::IpAddr,
     sync::{Arc, LazyLock, OnceLock},
@@ -10,7 +10,7 @@ use std::{
 use tars_certs::{PEER_CLASSES, PeerClass, SERVICES, peer::PeerInfo};
 use tars_credentials::{Caller, PERMISSIONS};
 use tars_proto::{
-    fault,
+    attempt, fault,
     table::{ContractErrors, Method, MethodTable, Principal, Vocabulary},
 };
 use tars_runtime::{
@@ -78,6 +78,14 @@ pub struct Call {
     /// Where the caller's place is counted.
     holder: OnceLock<Arc<Holder>>,
     flight: Flight,
+    attempt: Attempt,
+}
+
+/// What the peer says of earlier attempts.
+#[derive(Debug, Clone, Copy, Default)]
+struct Attempt {
+    is_retry: bool,
+    is_charged: bool,
 }
 
 thread_local! {
@@ -106,7 +114,31 @@ impl Call {
             refusal: OnceLock::new(),
             holder: OnceLock::new(),
             flight: Flight::default(),
+            attempt: Attempt::default(),
         }
+    }
+
+    /// The same as a further attempt, if its peer says so in these headers and is a workload: nobody else can claim
+    /// to have been charged before.
+    #[must_use]
+    pub(crate) fn attempted(mut self, headers: &HeaderMap) -> Self {
+        let is_trusted = self.peer.class.is_some_and(PeerClass::is_workload);
+        let says = |name| is_trusted && headers.contains_key(name);
+        self.attempt = Attempt {
+            is_retry: says(attempt::PREVIOUS),
+            is_charged: says(attempt::CHARGED),
+        };
+        self
+    }
+
+    /// Whether the call was attempted before.
+    pub(crate) fn is_retry(&self) -> bool {
+        self.attempt.is_retry
+    }
+
+    /// Whether an earlier attempt may have been charged to the caller.
+    pub(crate) fn is_charged(&self) -> bool {
+        self.attempt.is_charged
     }
 
     /// Returns the call that the running task serves.
@@ -230,9 +262,11 @@ impl Call {
         self.caller().is_none() && !is_proven && !self.is_own()
     }
 
-    /// Returns the class of the peer, or `None` when no pattern matches its id.
-    pub fn peer_class(&self) -> Option<PeerClass> {
-        self.peer.class
+    /// Whether the call is one that its caller makes, as opposed to a workload on behalf of a caller whose call is
+    /// limited and counted already.
+    pub(crate) fn enters_the_mesh(&self) -> bool {
+        let class = self.peer.class;
+        !class.is_some_and(|class| class.is_workload() && class != PeerClass::Gateway)
     }
 
     /// The owner to whom limits and shares are charged: the person, whichever of their keys the call

@@ -1,6 +1,7 @@
 //! Calls of peers and callers for the tests of several layers.
 
 use crate::{Call, contract};
+use http::{HeaderMap, HeaderValue};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -12,6 +13,7 @@ use tars_certs::{
     peer::{PeerCertificate, PeerInfo, Verified},
 };
 use tars_credentials::{Caller, Credential, Permissions};
+use tars_proto::attempt;
 use tars_runtime::{
     clock::Monotonic,
     trace::{Kind, Tracer},
@@ -70,6 +72,18 @@ pub(crate) fn call(
 pub(crate) fn by_credential(method: &str, peer: &str, user: &str, label: &str) -> Arc<Call> {
     let call = by_peer(method, PeerClass::Gateway, peer);
     call.set_caller(caller(user, label, Permissions::ALL));
+    call
+}
+
+/// A call that says that it was attempted and charged before.
+pub(crate) fn again(method: &str, class: PeerClass, caller: Arc<Caller>) -> Arc<Call> {
+    let call = Arc::into_inner(by_peer(method, class, "/some")).unwrap();
+    let mut headers = HeaderMap::new();
+    for name in [attempt::PREVIOUS, attempt::CHARGED] {
+        headers.insert(name, HeaderValue::from_static("1"));
+    }
+    let call = Arc::new(call.attempted(&headers));
+    call.set_caller(caller);
     call
 }
 

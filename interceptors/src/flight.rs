@@ -15,11 +15,21 @@ pub(crate) struct Flight {
     /// In its caller's part as well.
     shared: AtomicBool,
     share: OnceLock<Arc<Holder>>,
+    /// Whether its request was not taken up when it came.
+    shed: AtomicBool,
 }
 
 impl Flight {
     pub(crate) fn is_counted(&self) -> bool {
         self.counted.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_shed(&self) -> bool {
+        self.shed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn shed(&self) {
+        self.shed.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn begin(&self) {

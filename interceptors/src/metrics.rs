@@ -63,9 +63,6 @@ struct Inner {
     recorded: Vec<Option<CallRecorder>>,
 }
 
-/// The header in which a gRPC client tells how often it has attempted a call before.
-const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
-
 fn histogram() -> Histogram {
     Histogram::new(CALL_BUCKETS)
 }
@@ -129,7 +126,7 @@ impl CallMetrics {
 
 impl Inner {
     /// Records a call for the models. A stream is none: how long it lasts is no service time.
-    fn record(&self, call: &Call, code: Code, took: Duration, is_retry: bool) {
+    fn record(&self, call: &Call, code: Code, took: Duration) {
         let Some(recorder) = &self.recorded[call.method.index] else {
             return;
         };
@@ -137,7 +134,7 @@ impl Inner {
             tenant: call.owner(),
             outcome: outcome(call.refusal().is_some(), code),
             took,
-            is_retry,
+            is_retry: call.is_retry(),
         });
     }
 
@@ -218,7 +215,6 @@ impl Observe for CallMetrics {
         Ok(MetricsWatch {
             metrics: self.clone(),
             call: Arc::clone(call),
-            is_retry: request.headers().contains_key(PREVIOUS_ATTEMPTS),
         })
     }
 }
@@ -228,7 +224,6 @@ impl Observe for CallMetrics {
 pub struct MetricsWatch {
     metrics: CallMetrics,
     call: Arc<Call>,
-    is_retry: bool,
 }
 
 impl Watch for MetricsWatch {
@@ -236,7 +231,7 @@ impl Watch for MetricsWatch {
         // One reading of the clock for both.
         let took = self.call.started.elapsed();
         let metrics = &self.metrics.0;
-        metrics.record(&self.call, code, took, self.is_retry);
+        metrics.record(&self.call, code, took);
         metrics.ended(&self.call, code, took);
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! When more arrives than a process can do, calls wait for each other, and all of them are late. So the number
 //! of calls in flight has a limit that follows how slow they are (`overload/gradient.rs`), between a floor and
-//! a ceiling of the configuration. Beyond it a call is answered with UNAVAILABLE and when to come back.
+//! a ceiling of the configuration. Beyond it a call is answered with UNAVAILABLE and when to come back; one that is too
+//! many of its caller alone, with RESOURCE_EXHAUSTED: to others the process is neither slow nor unavailable, and channels
+//! spend no retries on it.
 //!
 //! A call is counted where it enters the mesh. What services ask of each other belongs to calls that were let
 //! in, and is shed only well beyond the limit: shedding it would waste what was done for them. What the
@@ -79,9 +81,8 @@ impl Tier {
             _ if call.method.rule.load == Load::Vital || call.is_own() => Self::Vital,
             // A stranger: places and the flood guard bound those.
             Some(PeerClass::Joiner) => Self::Vital,
-            Some(PeerClass::Gateway) => Self::Entry,
-            Some(class) if class.is_workload() => Self::Hop,
-            _ => Self::Entry,
+            _ if call.enters_the_mesh() => Self::Entry,
+            _ => Self::Hop,
         }
     }
 
@@ -279,6 +280,7 @@ impl Overload {
         counted.map_err(|full| {
             let status = self.shed(tier, full, call);
             call.set_refusal(&status);
+            call.flight().shed();
             status
         })
     }
@@ -309,7 +311,10 @@ impl Overload {
         self.0.shed.get_or_create(&labels).inc();
         let pause = come_back(call);
         let message = "the service has more to do than it can; try again soon";
-        let mut status = fault::overloaded(message, pause);
+        let mut status = match full {
+            Full::Limit => fault::overloaded(message, pause),
+            Full::Share => fault::share_full("caller", "calls", pause),
+        };
         let millis = MetadataValue::from(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
         status.metadata_mut().insert(fault::PUSHBACK, millis);
         status

@@ -18,7 +18,7 @@ use crate::{
     served::Served,
     stream_guard::{StreamConditions, StreamGuard},
     trace::Trace,
-    usage::Usage,
+    usage::{Counted, Usage, UsageLayer},
 };
 use std::{sync::Arc, time::Duration};
 use tars_credentials::View;
@@ -82,19 +82,14 @@ pub struct Stack {
     compress: CompressLayer,
 }
 
-type Limited<S> = RateLimit<Checked<Compress<S>, Usage>>;
+type Limited<S> = RateLimit<Counted<Compress<S>>>;
 type Known<S> = Checked<Checked<Checked<Limited<S>, Places>, Authorise>, Authenticate>;
 type Checks<S> = Checked<Checked<Known<S>, Served>, Admit>;
 type Begun<S> = Checked<Deadline<StreamGuard<Checks<S>>>, FloodGuard>;
 
 /// A service inside all layers.
-pub type Stacked<S> = Observed<
-    Observed<
-        Observed<Observed<CatchPanic<Begun<S>>, Places>, Audit>,
-        CallMetrics,
-    >,
-    Trace,
->;
+pub type Stacked<S> =
+    Observed<Observed<Observed<Observed<CatchPanic<Begun<S>>, Places>, Audit>, CallMetrics>, Trace>;
 
 impl Stack {
     /// Creates the layers of one service.
@@ -153,7 +148,7 @@ impl<S> Layer<S> for Stack {
 
     fn layer(&self, inner: S) -> Stacked<S> {
         let inner = self.compress.layer(inner);
-        let checks = CheckLayer(self.usage.clone()).layer(inner);
+        let checks = UsageLayer(self.usage.clone()).layer(inner);
         let checks = RateLimitLayer(self.limiter.clone()).layer(checks);
         let checks = CheckLayer(self.places.clone()).layer(checks);
         let checks = CheckLayer(Authorise(self.policy.clone())).layer(checks);

@@ -55,7 +55,8 @@ impl Observe for Trace {
         describe(&mut span, &method.path[1..], &peer);
         let client = client_addr(request.headers(), &peer);
         let arrived = self.clock.monotonic();
-        let call = Arc::new(Call::new(method, peer, client, span.context(), arrived));
+        let call = Call::new(method, peer, client, span.context(), arrived);
+        let call = Arc::new(call.attempted(request.headers()));
         request.extensions_mut().insert(Arc::clone(&call));
         Ok(TraceWatch {
             id: span.context().trace_id,

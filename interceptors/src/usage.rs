@@ -1,7 +1,7 @@
 //! What callers use: counted where they enter the mesh, and refused where a quota does not allow it.
 //!
 //! A call is counted once it is admitted, at the first service that a caller reaches; hops between workloads are
-//! not. It is counted in memory, and [drained](Usage::drain) into the service's outbox every second, so that a
+//! not, nor is what was sent again. It is counted in memory, and [drained](Usage::drain) into the service's outbox every second, so that a
 //! process that is killed loses at most what it has counted since. Nothing on the way of a call waits: whether a
 //! quota is used up is decided by what Auth has counted of all processes, as it was last
 //! [learnt](Usage::learn), and what this one has counted since. So a user can exceed a quota by what the other
@@ -13,6 +13,8 @@ mod layer;
 mod quotas;
 mod refusal;
 
+pub(crate) use layer::UsageLayer;
+pub use layer::{Counted, CountedFuture};
 pub use quotas::{Allowance, OverQuota, QuotaHandle, QuotaRefusal, Quotas};
 
 use crate::Call;
@@ -99,6 +101,8 @@ struct Inner {
     drained: Mutex<Drained>,
     /// Whether Auth has told what it has counted.
     is_known: AtomicBool,
+    /// The latest month that there was.
+    latest: Mutex<Month>,
 }
 
 /// What has left the accounts, and is not known to be counted, in the order of its numbers.
@@ -157,6 +161,7 @@ impl Usage {
             accounts: Accounts::default(),
             quotas,
             metrics,
+            latest: Mutex::new(Month::at(clock.now())),
             clock,
             source: Uuid::now_v7().to_string(),
             drained: Mutex::default(),
@@ -183,9 +188,13 @@ impl Usage {
         &self.0.source
     }
 
-    /// The present month.
+    /// The present month. It never turns back: an earlier one, of a clock that is set back, would have quotas of
+    /// which nothing is known to be used.
     pub fn month(&self) -> Month {
-        Month::at(self.0.clock.now())
+        let now = Month::at(self.0.clock.now());
+        let mut latest = self.0.latest.lock();
+        *latest = now.max(*latest);
+        *latest
     }
 
     /// What a caller may use.
@@ -212,32 +221,37 @@ impl Usage {
         usage
     }
 
-    /// Counts a call, unless it exceeds the quota of its caller.
-    pub(crate) fn count_call(&self, caller: &Caller) -> Result<(), QuotaRefusal> {
+    /// Admits a call, unless it exceeds the quota of its caller. It is used until [`end_call`](Self::end_call).
+    fn begin_call(&self, caller: &Caller) -> Result<(), QuotaRefusal> {
         let (month, calls) = (self.month(), Dimension::Calls);
         let limit = self.0.quotas.limit(caller, calls);
         self.ensure_known(limit)?;
-        let counted = self.0.accounts.with(&caller.owner_id, month, |account| {
+        let begun = self.0.accounts.with(&caller.owner_id, month, |account| {
             let used = account.used(calls);
             if limit.is_some_and(|limit| used >= limit) {
                 return Err(used);
             }
-            account.count(calls, 1);
+            account.begin_call();
             Ok(())
         });
-        match counted {
-            Ok(()) => {
-                self.0.metrics.counted[calls as usize].inc();
-                Ok(())
-            }
-            Err(used) => Err(self.refuse(OverQuota {
+        begun.map_err(|used| {
+            self.refuse(OverQuota {
                 dimension: calls,
                 limit: limit.unwrap_or_default(),
                 used,
                 asked: 1,
                 month,
                 at: self.0.clock.now(),
-            })),
+            })
+        })
+    }
+
+    /// Counts a call that was admitted, or gives it back.
+    fn end_call(&self, user_id: &str, counts: bool) {
+        let (accounts, metrics) = (&self.0.accounts, &self.0.metrics);
+        accounts.with(user_id, self.month(), |account| account.end_call(counts));
+        if counts {
+            metrics.counted[Dimension::Calls as usize].inc();
         }
     }
 

@@ -209,6 +209,18 @@ pub fn is_busy(status: &Status) -> bool {
     reason == reason::OVERLOADED || (is_spent && status.get_details_retry_info().is_some())
 }
 
+/// Whether a call that ended with a status was not charged to its caller: what refused it comes before all that counts
+/// calls, or gives back what was counted.
+pub fn is_uncharged(status: &Status) -> bool {
+    let uncharged = [
+        reason::OVERLOADED,
+        reason::AUDIT_FULL,
+        reason::STALE_CREDENTIALS,
+        reason::USAGE_UNKNOWN,
+    ];
+    reason(status).is_some_and(|reason| uncharged.contains(&reason.as_str()))
+}
+
 /// Whether a status is about one caller alone, and says nothing of the service to others: its usage is not known yet.
 pub fn is_of_caller(status: &Status) -> bool {
     reason(status).is_some_and(|reason| reason == reason::USAGE_UNKNOWN)

@@ -6,6 +6,7 @@
 
 #![deny(missing_docs)]
 
+pub mod attempt;
 pub mod binary;
 pub mod bounds;
 pub mod codec;

@@ -1,7 +1,8 @@
 //! Carries what a service counts into its outbox, and from there to Auth, from whose answers the service learns
 //! what all processes have counted.
 //!
-//! What is counted in memory is written every second: that is what a process loses when it is killed.
+//! What is counted in memory is written every second: that is what a process loses when it is killed. While the database
+//! is away it is kept in memory, and is lost with the process, which says so when it stops.
 //!
 //! What Auth does not take does not keep the rest from it: it is moved to a table of its own, logged and counted in
 //! `usage_items_set_aside`, for a person to look at.
@@ -87,6 +88,9 @@ pub(crate) async fn write(
                     written.notify_one();
                 }
                 Err(e) => {
+                    if !goes_on {
+                        log_unwritten(&waiting, &e);
+                    }
                     stored.record_failure(e);
                     tokio::time::sleep(EVERY).await;
                 }
@@ -96,6 +100,21 @@ pub(crate) async fn write(
             return;
         }
     }
+}
+
+/// Says what is lost unless the database returns before the process ends.
+fn log_unwritten(items: &[Item], why: &DbError) {
+    let of = |dimension| {
+        let amounts = items.iter().filter(|item| item.dimension == dimension);
+        amounts.map(|item| item.amount).fold(0, u64::saturating_add)
+    };
+    let (calls, solver_microseconds) = (of(Dimension::Calls), of(Dimension::SolverSeconds));
+    tracing::error!(
+        calls,
+        solver_microseconds,
+        %why,
+        "usage is not written yet, and lost if the process ends before it is"
+    );
 }
 
 /// The same items may be written twice, when the answer to the first time was lost.
@@ -116,10 +135,12 @@ pub(crate) async fn ship(
     stop: CancellationToken,
     shipped: Condition,
 ) {
-    let (mut after, mut refreshed) = (0, Instant::now());
+    let (mut after, mut refreshed, mut month) = (0, Instant::now(), usage.month());
     loop {
-        if refreshed.elapsed() >= REFRESH {
-            (after, refreshed) = (0, Instant::now());
+        let present = usage.month();
+        // What was told of a month before it began here is not known.
+        if refreshed.elapsed() >= REFRESH || present != month {
+            (after, refreshed, month) = (0, Instant::now(), present);
         }
         match ship_some(&db, &usage, &mut counter, &mut after).await {
             Ok(more) => {

@@ -56,6 +56,10 @@ where
             let status = Status::internal("the call has no record");
             return LimitFuture::decided(CheckFuture::refused(status), None);
         };
+        // Its first attempt was charged, and is told what is left.
+        if call.is_charged() {
+            return LimitFuture::decided(CheckFuture::passed(self.inner.call(request)), None);
+        }
         match self.limiter.charge_call(&call) {
             Charging::Ready(outcome) => {
                 let (inner, headers) = self.act_on(&outcome, &call, request);

@@ -306,9 +306,14 @@ async fn requests_that_were_held_back_are_let_in_no_further_than_others() {
     assert_eq!(refused.len(), 150 - ALONE);
     for refused in refused {
         let status = refused.downcast_ref::<Status>().unwrap();
-        assert_eq!(fault::reason(status).as_deref(), Some("OVERLOADED"));
+        assert_eq!(status.code(), Code::ResourceExhausted, "of the caller");
+        assert_eq!(fault::reason(status).as_deref(), Some("SHARE_FULL"));
         assert!(status.metadata().contains_key(fault::PUSHBACK));
     }
+    assert!(
+        all.iter()
+            .all(|(held, why)| held.call.flight().is_shed() == why.is_some())
+    );
     let (_, text) = metrics.render("").unwrap();
     let line = "overload_shed_total{tier=\"entry\",full=\"caller\"} 69";
     assert!(text.contains(line), "{text}");

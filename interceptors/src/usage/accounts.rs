@@ -22,6 +22,8 @@ pub(super) struct Account {
     pending: Amounts,
     /// What work that runs may take of the solvers, in microseconds.
     pub(super) promised_us: u64,
+    /// The calls that are admitted and not counted yet.
+    begun: u64,
 }
 
 impl Account {
@@ -32,6 +34,7 @@ impl Account {
             drained: Amounts::default(),
             pending: Amounts::default(),
             promised_us: 0,
+            begun: 0,
         }
     }
 
@@ -39,7 +42,21 @@ impl Account {
     pub(super) fn used(&self, dimension: Dimension) -> u64 {
         let parts = [&self.counted, &self.drained, &self.pending];
         let amounts = parts.map(|amounts| amounts.of(dimension));
-        amounts.into_iter().fold(0, u64::saturating_add)
+        let begun = match dimension {
+            Dimension::Calls => self.begun,
+            Dimension::TrainingSteps | Dimension::SolverSeconds => 0,
+        };
+        amounts.into_iter().fold(begun, u64::saturating_add)
+    }
+
+    pub(super) fn begin_call(&mut self) {
+        self.begun += 1;
+    }
+
+    /// Ends a call that was begun, also in another month.
+    pub(super) fn end_call(&mut self, counts: bool) {
+        self.begun = self.begun.saturating_sub(1);
+        self.pending.add(Dimension::Calls, counts.into());
     }
 
     pub(super) fn count(&mut self, dimension: Dimension, amount: u64) {
@@ -67,6 +84,7 @@ impl Account {
         }
         let next = Self {
             promised_us: self.promised_us,
+            begun: self.begun,
             ..Self::of(month)
         };
         let last = std::mem::replace(self, next);
@@ -85,7 +103,8 @@ impl Account {
     }
 
     fn is_idle(&self) -> bool {
-        self.promised_us == 0 && self.counted.is_empty() && self.drained.is_empty()
+        let is_awaited = self.promised_us > 0 || self.begun > 0;
+        !is_awaited && self.counted.is_empty() && self.drained.is_empty()
     }
 }
 

@@ -1,9 +1,5 @@
 use super::*;
-use crate::{
-    check::Check,
-    fixtures::{ME, by_credential, call, caller},
-};
-use http::HeaderMap;
+use crate::fixtures::{ME, again, by_credential, call, caller};
 use tars_certs::PeerClass;
 use tars_credentials::Permissions;
 use tars_proto::{fault, reason};
@@ -56,7 +52,7 @@ fn month(text: &str) -> Month {
 impl Counting {
     fn makes(&self, user: &str, label: &str) -> Result<(), tonic::Status> {
         let call = by_credential(ME, "/gateway", user, label);
-        self.usage.check(&call, &HeaderMap::new())
+        self.usage.admit(&call).map(drop)
     }
 
     /// How many of so many calls pass.
@@ -116,14 +112,14 @@ fn hops_and_calls_without_a_caller_and_unmetered_calls_are_not_counted() {
     let logout = by_credential(LOGOUT, "/gateway", "ada", "l");
     for call in [hop, stranger, logout] {
         for _ in 0..5 {
-            counting.usage.check(&call, &HeaderMap::new()).unwrap();
+            counting.usage.admit(&call).unwrap();
         }
     }
     assert!(counting.drained().is_empty());
     counting.makes("ada", "l").unwrap();
     counting.makes("ada", "l").unwrap_err();
     let logout = by_credential(LOGOUT, "/gateway", "ada", "l");
-    counting.usage.check(&logout, &HeaderMap::new()).unwrap();
+    counting.usage.admit(&logout).unwrap();
 }
 
 fn by_peer_only() -> Arc<crate::Call> {
@@ -326,7 +322,7 @@ fn whoever_has_a_quota_is_refused_until_auth_has_told_all_that_is_used() {
     assert!(!usage.is_ready());
     let calls = |user: &str| {
         let call = by_credential(ME, "/gateway", user, "l");
-        usage.check(&call, &HeaderMap::new())
+        usage.admit(&call).map(drop)
     };
     let ada = usage.allowance(&caller("ada", "l", Permissions::ALL));
     let solves = || usage.begin_solve(&ada, None, None).map(drop);
@@ -362,4 +358,51 @@ fn whoever_has_a_quota_is_refused_until_auth_has_told_all_that_is_used() {
         Some(reason::QUOTA_EXCEEDED)
     );
     assert!(usage.check_steps(&ada, 0, 5).is_ok() && solves().is_ok());
+}
+
+#[test]
+fn a_call_that_is_sent_again_counts_once_and_no_client_can_say_so() {
+    let counting = of_calls(2);
+    let from = |class| again(AGENTS, class, caller("ada", "l", Permissions::ALL));
+    for _ in 0..5 {
+        let further = from(PeerClass::Gateway);
+        assert!(further.is_retry() && further.is_charged());
+        counting.usage.admit(&further).unwrap();
+    }
+    assert!(counting.drained().is_empty());
+    let client = from(PeerClass::Client);
+    assert!(!client.is_retry() && !client.is_charged());
+    for _ in 0..2 {
+        counting.usage.admit(&client).unwrap();
+    }
+    counting.usage.admit(&client).unwrap_err();
+    assert_eq!(counting.drained(), [row("2026-11", "ada", 2)]);
+}
+
+#[test]
+fn a_call_is_used_while_it_runs_and_given_back_when_it_is_shed() {
+    let counting = of_calls(1);
+    let call = by_credential(AGENTS, "/gateway", "ada", "l");
+    let admitted = counting.usage.admit(&call).unwrap();
+    assert!(counting.makes("ada", "l").is_err(), "the one that runs");
+    assert!(counting.drained().is_empty(), "and is not counted yet");
+    call.flight().shed();
+    drop(admitted);
+    assert!(counting.drained().is_empty());
+    assert_eq!(counting.passed(2, "ada"), 1);
+    assert_eq!(counting.drained(), [row("2026-11", "ada", 1)]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_does_not_reopen_the_month_before() {
+    let counting = of_calls(2);
+    let length = month("2026-11").end() - month("2026-11").start();
+    counting.clock.advance(length);
+    assert_eq!(counting.passed(3, "ada"), 2);
+    counting.clock.step_back(Duration::from_secs(60));
+    assert_eq!(counting.usage.month(), month("2026-12"));
+    assert_eq!(counting.passed(3, "ada"), 0, "all of December is used");
+    assert_eq!(counting.passed(3, "bob"), 2);
+    let counted = [row("2026-12", "ada", 2), row("2026-12", "bob", 2)];
+    assert_eq!(counting.drained(), counted);
 }

@@ -78,6 +78,7 @@ pub(super) fn answered(
     Err(Trouble::Failed(Failure::Unavailable {
         pushback: Pushback::of(last),
         waits: fault::retry_after(&status).is_some(),
+        charged: !fault::is_uncharged(&status),
         answer: Box::new(answer),
     }))
 }

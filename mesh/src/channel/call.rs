@@ -64,7 +64,11 @@ impl Shared {
             };
             let pause = match trouble {
                 Trouble::Refused(status) => return Err(status),
-                Trouble::Silent => Duration::ZERO,
+                Trouble::Silent => {
+                    // It may be responded to yet.
+                    call.charged = true;
+                    Duration::ZERO
+                }
                 Trouble::Unsent(lost) => match self.retry_transparently(&mut call) {
                     false => return Err(self.lost(lost)),
                     true => Duration::ZERO,
@@ -72,13 +76,16 @@ impl Shared {
                 // The stream of what failed is free again during the pause.
                 Trouble::Failed(failure) => match self.retry(&mut call, &failure) {
                     None => return self.failed(failure),
-                    Some(pause) => pause,
+                    Some(pause) => {
+                        call.charged |= failure.may_be_charged();
+                        pause
+                    }
                 },
             };
             if !pause.is_zero() {
                 sleep(pause).await;
             }
-            call.shorten();
+            call.prepare_again();
         }
     }
 

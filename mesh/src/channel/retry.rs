@@ -149,6 +149,11 @@ impl Retries {
         }
     }
 
+    /// How often the call was sent again.
+    pub(super) fn done(&self) -> u32 {
+        self.done
+    }
+
     /// Records that the call is sent again.
     pub(super) fn record(&mut self) {
         self.done += 1;

@@ -9,7 +9,7 @@ use super::{
 use crate::replay::Replay;
 use http::{HeaderValue, Request, Response, request::Parts, uri::PathAndQuery};
 use std::{sync::Arc, time::Duration};
-use tars_proto::timeout;
+use tars_proto::{attempt, timeout};
 use tokio::time::Instant;
 use tonic::{Status, body::Body};
 
@@ -25,6 +25,8 @@ pub(super) struct Sending {
     pub(super) retries: Retries,
     /// How often it may still be sent again because no server had processed it; `None` before the first time.
     transparent_retries: Option<usize>,
+    /// Whether an attempt may have been charged to the caller.
+    pub(super) charged: bool,
 }
 
 impl Sending {
@@ -41,6 +43,7 @@ impl Sending {
             deadline: left.and_then(|left| now.checked_add(left)),
             retries: Retries::default(),
             transparent_retries: None,
+            charged: false,
         }
     }
 
@@ -55,8 +58,19 @@ impl Sending {
         Ok(self.head.clone())
     }
 
-    /// Sets the timeout to what is left of it.
-    pub(super) fn shorten(&mut self) {
+    /// Prepares a further attempt, which has what is left of the timeout and tells of those before it.
+    pub(super) fn prepare_again(&mut self) {
+        self.shorten();
+        let headers = &mut self.head.headers;
+        if self.retries.done() > 0 {
+            headers.insert(attempt::PREVIOUS, self.retries.done().into());
+        }
+        if self.charged {
+            headers.insert(attempt::CHARGED, HeaderValue::from_static("1"));
+        }
+    }
+
+    fn shorten(&mut self) {
         let Some(at) = self.deadline else {
             return;
         };
@@ -111,5 +125,17 @@ pub(super) enum Failure {
         pushback: Pushback,
         /// Whether the server asks to wait.
         waits: bool,
+        /// Whether it may have charged the call to its caller.
+        charged: bool,
     },
+}
+
+impl Failure {
+    /// Whether the call may have been charged to its caller.
+    pub(super) fn may_be_charged(&self) -> bool {
+        match self {
+            Self::Lost(_) => true,
+            Self::Unavailable { charged, .. } => *charged,
+        }
+    }
 }

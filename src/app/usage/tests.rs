@@ -133,3 +133,48 @@ async fn a_damaged_row_does_not_keep_the_rest_from_auth() {
     );
     assert_eq!((rig.waiting().await, rig.set_aside().await), (0, 1));
 }
+
+/// Auth, which has told all that it knows, and shows after what it is asked.
+struct Telling(tokio::sync::mpsc::UnboundedSender<i64>);
+
+impl Counter for Telling {
+    async fn report(&mut self, report: Report) -> Result<Answer, ReportError> {
+        self.0.send(report.after).ok();
+        Ok(Answer {
+            version: 7,
+            ..Answer::default()
+        })
+    }
+}
+
+#[tokio::test]
+async fn all_totals_are_read_anew_when_a_month_begins() {
+    let rig = Rig::start().await;
+    let clock = Clock::manual("2026-11".parse::<usage::Month>().unwrap().start());
+    let counters = UsageMetrics::new(&Metrics::default());
+    let usage = Usage::new(clock.clone(), QuotaHandle::default(), counters);
+    let (asked, mut after) = tokio::sync::mpsc::unbounded_channel();
+    let (written, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+    let condition = Condition::new(clock.clone());
+    let shipping = tokio::spawn(ship(
+        rig.db.clone(),
+        usage,
+        Telling(asked),
+        Arc::clone(&written),
+        stop.clone(),
+        condition,
+    ));
+    let mut next = async || {
+        written.notify_one();
+        let asked = tokio::time::timeout(Duration::from_secs(60), after.recv());
+        asked.await.unwrap().unwrap()
+    };
+    assert_eq!((next().await, next().await, next().await), (0, 7, 7));
+    clock.advance(Duration::from_secs(31 * 86_400));
+    // One question may be on its way.
+    let begun = [next().await, next().await, next().await];
+    assert!(begun.contains(&0), "{begun:?}");
+    assert_eq!(next().await, 7);
+    stop.cancel();
+    shipping.await.unwrap();
+}

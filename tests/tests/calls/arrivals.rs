@@ -142,7 +142,7 @@ async fn call(to: SendRequest<Body>, path: &'static str) -> Fate {
     let comes_back = answer.headers().contains_key("grpc-retry-pushback-ms");
     match end(answer).await {
         Code::Ok => Fate::Served,
-        Code::Unavailable if comes_back => Fate::Shed,
+        Code::Unavailable | Code::ResourceExhausted if comes_back => Fate::Shed,
         Code::DeadlineExceeded => Fate::Late,
         other => panic!("{path}: {other:?}"),
     }

@@ -53,15 +53,20 @@ async fn let_in<T>(call: impl AsyncFn() -> Result<T, RestError>) -> T {
 
 /// Ada, who is made and logged in, and the token of another session of hers.
 async fn ada(mesh: &TestMesh, role: &str) -> (Rest, String) {
+    user(mesh, "ada", role).await
+}
+
+/// The same of another user.
+async fn user(mesh: &TestMesh, name: &str, role: &str) -> (Rest, String) {
     let (ready, rest) = (&mesh.mesh.ready, mesh.rest());
     let password = std::fs::read_to_string(&ready.admin_password_file).unwrap();
     let admin = let_in(async || rest.login(&ready.admin_user, &password).await).await;
-    let made = json!({ "username": "ada", "password": PASSWORD, "roles": [role] });
+    let made = json!({ "username": name, "password": PASSWORD, "roles": [role] });
     let_in(async || admin.post("/admin/users", made.clone()).await).await;
-    let login = json!({ "username": "ada", "password": PASSWORD });
+    let login = json!({ "username": name, "password": PASSWORD });
     let given = let_in(async || rest.post("/auth/login", login.clone()).await).await;
     let token = given["access_token"].as_str().unwrap().to_owned();
-    let rest = let_in(async || rest.login("ada", PASSWORD).await).await;
+    let rest = let_in(async || rest.login(name, PASSWORD).await).await;
     (rest, token)
 }
 
@@ -220,7 +225,8 @@ async fn held_back(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_was_held_back_is_shed_when_it_comes_at_a_bad_time() {
     let mesh = TestMesh::alone(narrow(), Clock::system()).await;
-    let (rest, token) = ada(&mesh, "developer").await;
+    let (rest, _) = ada(&mesh, "developer").await;
+    let (lea, token) = user(&mesh, "lea", "viewer").await;
     let late = connect(&mesh, "auth", "/client/late", 1 << 16).await;
     let (more, held_back) = loop {
         let (more, pieces) = tokio::sync::mpsc::channel(1);
@@ -242,6 +248,17 @@ async fn a_request_that_was_held_back_is_shed_when_it_comes_at_a_bad_time() {
     assert!(shed(&mesh, "all").await >= 1);
     drop(busy);
     held.await.expect("the one in flight is done");
+    // What was shed is not used. What the same service counts later is known later.
+    let (eve, _) = user(&mesh, "eve", "viewer").await;
+    for who in [&lea, &eve] {
+        let_in(async || who.get("/auth/me").await).await;
+    }
+    let calls = async |of: &Rest| {
+        let own = let_in(async || of.get("/auth/usage").await).await;
+        own["months"][0]["calls"].as_str().unwrap().to_owned()
+    };
+    eventually("eve's counts", || async { calls(&eve).await == "1" }).await;
+    assert_eq!(calls(&lea).await, "1");
     mesh.mesh.stop().await;
 }
 

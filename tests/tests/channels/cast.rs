@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use std::{convert::Infallible, time::Duration};
 use tars_gateway::Raw;
 use tars_mesh::ChannelMetrics;
+use tars_proto::attempt;
 use tars_runtime::metrics::Metrics;
 use tonic::{client::Grpc, metadata::MetadataMap};
 
@@ -51,6 +52,8 @@ pub(super) struct Acting {
     mood: Arc<Mutex<Mood>>,
     seen: Arc<AtomicUsize>,
     in_flight: Arc<AtomicUsize>,
+    /// The headers of the newest request.
+    heard: Arc<Mutex<HeaderMap>>,
 }
 
 impl Acting {
@@ -60,6 +63,7 @@ impl Acting {
             mood: Arc::new(Mutex::new(Mood::Well)),
             seen: Arc::default(),
             in_flight: Arc::default(),
+            heard: Arc::default(),
         }
     }
 
@@ -69,6 +73,15 @@ impl Acting {
 
     pub(super) fn seen(&self) -> usize {
         self.seen.load(Ordering::Relaxed)
+    }
+
+    /// What the newest request says of earlier attempts.
+    pub(super) fn heard(&self) -> [Option<String>; 2] {
+        let heard = self.heard.lock();
+        [attempt::PREVIOUS, attempt::CHARGED].map(|name| {
+            let value = heard.get(name)?.to_str().unwrap();
+            Some(value.to_owned())
+        })
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -111,6 +124,7 @@ impl tonic::codegen::Service<Request<tonic::body::Body>> for Acting {
     }
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        *self.heard.lock() = request.headers().clone();
         self.seen.fetch_add(1, Ordering::Relaxed);
         let (own, in_flight) = (self.clone(), InFlight::new(&self.in_flight));
         let mood = self.mood.lock().clone();

@@ -1,7 +1,7 @@
 //! What a channel counts of its calls, retries, connections and addresses.
 
 use super::{
-    cast::{CHANGE, Cast, DOOR, Mood, READ, call, pushed_back, unavailable},
+    cast::{CHANGE, Cast, DOOR, Mood, READ, call, pushed_back, trailing, unavailable},
     *,
 };
 use std::time::Duration;
@@ -130,4 +130,41 @@ async fn connections_are_counted_while_they_are_open_and_so_are_attempts_that_fa
         text.contains(&format!("mesh_client_connections{{{DOOR}}} 0\n"))
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_further_attempt_says_what_became_of_those_before_it() {
+    let soon = Duration::from_millis(1);
+    let busy = Mood::Refusing(fault::overloaded("too much to do", soon));
+    for (mood, charged) in [
+        (unavailable(), Some("1")),
+        (trailing(), Some("1")),
+        (busy, None),
+    ] {
+        let cast = Cast::of(2).await;
+        let (refusing, other) = (&cast.acting[0], &cast.acting[1]);
+        refusing.turn(mood);
+        let before = refusing.seen();
+        eventually("it refuses a call", || async {
+            assert_eq!(cast.call(READ).await.unwrap(), 1);
+            refusing.seen() > before
+        })
+        .await;
+        assert_eq!(refusing.heard(), [None, None], "the first attempt");
+        let heard = other.heard();
+        let expected = [Some("1"), charged];
+        assert_eq!(heard.each_ref().map(Option::as_deref), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_of_one_caller_costs_others_neither_retries_nor_addresses() {
+    let cast = Cast::of(2).await;
+    let soon = Duration::from_millis(1);
+    cast.turn(&Mood::Refusing(fault::share_full("caller", "calls", soon)));
+    let before = cast.seen();
+    let (_, failed) = cast.load(READ, 200, 8).await;
+    assert_eq!((failed, cast.seen() - before), (200, 200));
+    assert_eq!(cast.value("rpc_client_retries_total", ""), 0);
+    assert_eq!((cast.ejected(), cast.steps("closed", "open")), (0, 0));
 }

@@ -61,7 +61,7 @@ impl audit_service_server::AuditService for Api {
         &self,
         request: Request<AppendAuditEventsRequest>,
     ) -> Result<Response<AppendAuditEventsResponse>, Status> {
-        let class = Call::of(&request)?.peer_class();
+        let class = Call::of(&request)?.peer.class;
         let service = class
             .ok_or_else(|| Status::internal("the peer policy lets only known classes in"))?
             .as_str();

@@ -179,7 +179,7 @@ impl usage_service_server::UsageService for UsageApi {
         &self,
         request: Request<ReportUsageRequest>,
     ) -> Result<Response<ReportUsageResponse>, Status> {
-        let class = Call::of(&request)?.peer_class();
+        let class = Call::of(&request)?.peer.class;
         let service = class
             .ok_or_else(|| Status::internal("the peer policy lets only known classes in"))?
             .as_str();

@@ -307,7 +307,7 @@ impl training_service_server::TrainingService for Api {
         &self,
         request: Request<EvaluateHyperparametersRequest>,
     ) -> Result<Response<Items<EvaluateHyperparametersResponse>>, Status> {
-        let class = Call::of(&request)?.peer_class();
+        let class = Call::of(&request)?.peer.class;
         let asked = request.into_inner();
         let verifies = asked.verification && class == Some(PeerClass::Hypersync);
         // Each service names its own work.
