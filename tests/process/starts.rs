@@ -8,7 +8,7 @@ use tars::rest::Rest;
 use tars_tests::{
     eventually,
     fleet::{Fleet, Source},
-    governed,
+    governed, memory,
     process::{Running, Up},
     test_ca::TestCa,
 };
@@ -157,10 +157,7 @@ async fn services_work_each_in_its_own_process() {
 /// Of the process, in MiB.
 #[cfg(target_os = "linux")]
 fn resident_mib(process: &tars_tests::process::Started) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-    kib / 1024
+    memory::resident(process.id()).unwrap() >> 20
 }
 
 /// Logins of nobody, each under another name, as many at once as are let in.

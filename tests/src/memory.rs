@@ -14,6 +14,43 @@ pub const BOUND_MIB_PER_HOUR: f64 = 8.0;
 /// judged.
 const SHORTEST: f64 = 0.5;
 
+/// What a process has in memory, in bytes.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn resident(process: u32) -> io::Result<u64> {
+    status(process, "VmRSS:")
+}
+
+/// The most that a process has had in memory since [`forget_peak`], in bytes.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn peak(process: u32) -> io::Result<u64> {
+    status(process, "VmHWM:")
+}
+
+/// What a process has in memory now becomes its peak.
+///
+/// # Errors
+///
+/// When the process is gone, or is not ours.
+pub fn forget_peak(process: u32) -> io::Result<()> {
+    std::fs::write(format!("/proc/{process}/clear_refs"), "5")
+}
+
+/// A size from the status of a process, in bytes.
+fn status(process: u32, field: &str) -> io::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|text| text.split_whitespace().next());
+    let kib: Option<u64> = kib.and_then(|kib| kib.parse().ok());
+    kib.map(|kib| kib * 1024)
+        .ok_or_else(|| io::Error::other(format!("no {field}")))
+}
+
 /// The resident set of a process, each time that it was read.
 pub struct Memory {
     process: u32,
@@ -80,13 +117,10 @@ impl Memory {
     ///
     /// When the process is gone.
     pub fn sample(&mut self) -> io::Result<()> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|text| text.split_whitespace().next());
-        let kib: Option<f64> = kib.and_then(|kib| kib.parse().ok());
-        let kib = kib.ok_or_else(|| io::Error::other("no VmRSS"))?;
+        let bytes = resident(self.process)?;
         let hours = self.began.elapsed().as_secs_f64() / 3600.0;
-        self.samples.push((hours, kib / 1024.0));
+        self.samples
+            .push((hours, bytes as f64 / f64::from(1 << 20)));
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::{
 use tars::{app::Ready, rest::Rest};
 use tars_certs::{Authority, Identity, ca::Lifetimes};
 use tars_runtime::clock::Clock;
-use tars_tests::{PASSWORD, fleet::free_ports, issue};
+use tars_tests::{PASSWORD, fleet::free_ports, issue, memory};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -80,11 +80,7 @@ impl Target {
 
     /// What is resident of the process, in MiB.
     pub(crate) fn resident_mb(&self) -> Result<f64, Failure> {
-        let path = format!("/proc/{}/status", self.process.0.id());
-        let status = std::fs::read_to_string(path)?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-        let kb = line.and_then(|l| l.trim().strip_suffix(" kB"));
-        Ok(kb.ok_or("no VmRSS")?.trim().parse::<f64>()? / 1024.0)
+        Ok(memory::resident(self.process.0.id())? as f64 / f64::from(1 << 20))
     }
 }
 

@@ -21,6 +21,8 @@ const METHOD: PathAndQuery = PathAndQuery::from_static("/tars.auth.v1.AuthServic
 const DEADLINE: Duration = Duration::from_secs(1);
 /// How many callers there are, each with one call at a time.
 const CALLERS: usize = 8;
+/// How often load is repeated until an address is ejected that should be.
+const PATIENCE: usize = 100;
 
 /// What a slice of load was like.
 #[derive(Debug, Default)]
@@ -89,27 +91,40 @@ impl Cast {
     pub(crate) async fn warm(&self, length: Duration) -> Result<u64, Failure> {
         let mut errors = self.load(length).await?.errors;
         let ejects = |fault: &Fault| matches!(fault, Fault::Hung | Fault::Flapping);
-        while self.faults.iter().any(ejects) && self.ejections() == 0 {
+        if !self.faults.iter().any(ejects) {
+            return Ok(errors);
+        }
+        for _ in 0..PATIENCE {
+            if self.ejections()? > 0 {
+                return Ok(errors);
+            }
             errors += self.load(length).await?.errors;
         }
-        Ok(errors)
+        Err(format!("{:?}: no address was ejected", self.faults).into())
     }
 
     /// How often an address was ejected.
-    pub(crate) fn ejections(&self) -> u64 {
+    pub(crate) fn ejections(&self) -> Result<u64, Failure> {
         let labels = "{peer=\"spiffe://tars.local/door\",from=\"closed\",to=\"open\"}";
         self.sample(&format!("mesh_client_breaker_transitions_total{labels} "))
     }
 
     /// How often a call was sent again.
-    pub(crate) fn retries(&self) -> u64 {
+    pub(crate) fn retries(&self) -> Result<u64, Failure> {
         self.sample("rpc_client_retries_total{peer=\"spiffe://tars.local/door\"} ")
     }
 
-    fn sample(&self, line: &str) -> u64 {
-        let text = self.metrics.open_metrics().unwrap_or_default();
-        let found = text.lines().find_map(|l| l.strip_prefix(line));
-        found.and_then(|value| value.parse().ok()).unwrap_or(0)
+    /// A counter whose family must be there; one that has not counted yet has no line.
+    fn sample(&self, line: &str) -> Result<u64, Failure> {
+        let text = self.metrics.open_metrics()?;
+        let family = line.split("_total").next().unwrap_or(line);
+        if !text.contains(&format!("# TYPE {family} counter")) {
+            return Err(format!("there is no metric {family}").into());
+        }
+        match text.lines().find_map(|l| l.strip_prefix(line)) {
+            Some(value) => Ok(value.parse()?),
+            None => Ok(0),
+        }
     }
 
     /// The share of the calls that replicas with a fault have had.

@@ -58,10 +58,10 @@ impl Seen {
         both.map(|(own, of_healthy)| own / of_healthy).collect()
     }
 
-    fn report(&self, healthy: &Self) -> Value {
+    fn report(&self, healthy: &Self) -> Result<Value, Failure> {
         let mut ratios = self.ratios(healthy);
         ratios.sort_by(f64::total_cmp);
-        json!({
+        Ok(json!({
             "p50_us": median(self.p50.clone()).round(),
             "p99_us": median(self.p99.clone()).round(),
             "p99_ratio": median(ratios.clone()),
@@ -69,10 +69,10 @@ impl Seen {
             "calls": self.calls,
             "errors_before_ejection": self.errors_before,
             "errors_after_ejection": self.errors,
-            "ejections": self.cast.ejections(),
-            "retries": self.cast.retries(),
+            "ejections": self.cast.ejections()?,
+            "retries": self.cast.retries()?,
             "faulty_share": self.cast.drawn(),
-        })
+        }))
     }
 }
 
@@ -125,9 +125,9 @@ fn report(all: &[Seen], rounds: usize) -> Result<Value, Failure> {
         ratio(a).total_cmp(&ratio(b))
     });
     let worst = worst.ok_or("no faults")?;
-    let casts: Map<String, Value> = all
+    let casts: Result<Map<String, Value>, Failure> = all
         .iter()
-        .map(|seen| (seen.cast.name.to_owned(), seen.report(healthy)))
+        .map(|seen| Ok((seen.cast.name.to_owned(), seen.report(healthy)?)))
         .collect();
     let mut ratios = worst.ratios(healthy);
     ratios.sort_by(f64::total_cmp);
@@ -145,6 +145,6 @@ fn report(all: &[Seen], rounds: usize) -> Result<Value, Failure> {
         "p99_ratio": median(ratios.clone()),
         "p99_spread": [ratios.first(), ratios.last()],
         "errors_after_ejection": faulty.iter().map(|seen| seen.errors).sum::<u64>(),
-        "casts": casts,
+        "casts": casts?,
     }))
 }

@@ -6,6 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
     time::Duration,
 };
+use tars_tests::memory;
 
 /// A process that ends when this is dropped.
 #[derive(Debug)]
@@ -53,7 +54,8 @@ impl Process {
 
     /// The memory that it and its children have in use, in bytes: what they share is counted once each.
     pub(crate) fn resident(&self) -> Result<u64, Failure> {
-        self.family().into_iter().map(resident_of).sum()
+        let each = self.family().into_iter();
+        each.map(|id| Ok(memory::resident(id)?)).sum()
     }
 }
 
@@ -86,15 +88,4 @@ fn cpu_of(id: u32) -> Result<Duration, Failure> {
         total += used.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(total))
-}
-
-fn resident_of(id: u32) -> Result<u64, Failure> {
-    let text = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let kib: u64 = line
-        .ok_or("VmRSS")?
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()?;
-    Ok(kib * 1024)
 }
