@@ -22,6 +22,18 @@ pub trait Check: Clone {
     fn check(&self, call: &Arc<Call>, headers: &http::HeaderMap) -> Result<(), Status>;
 }
 
+/// One after another, in their order; the first refusal counts. As one check they cost one layer, through which the
+/// request and the future of its handler are moved once.
+impl<A: Check, B: Check, C: Check, D: Check, E: Check> Check for (A, B, C, D, E) {
+    fn check(&self, call: &Arc<Call>, headers: &http::HeaderMap) -> Result<(), Status> {
+        self.0.check(call, headers)?;
+        self.1.check(call, headers)?;
+        self.2.check(call, headers)?;
+        self.3.check(call, headers)?;
+        self.4.check(call, headers)
+    }
+}
+
 /// Applies a [`Check`] to every call.
 #[derive(Debug, Clone)]
 pub(crate) struct CheckLayer<C>(pub C);

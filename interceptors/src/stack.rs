@@ -83,8 +83,7 @@ pub struct Stack {
 }
 
 type Limited<S> = RateLimit<Counted<Compress<S>>>;
-type Known<S> = Checked<Checked<Checked<Limited<S>, Places>, Authorise>, Authenticate>;
-type Checks<S> = Checked<Checked<Known<S>, Served>, Admit>;
+type Checks<S> = Checked<Limited<S>, (Admit, Served, Authenticate, Authorise, Places)>;
 type Begun<S> = Checked<Deadline<StreamGuard<Checks<S>>>, FloodGuard>;
 
 /// A service inside all layers.
@@ -150,11 +149,14 @@ impl<S> Layer<S> for Stack {
         let inner = self.compress.layer(inner);
         let checks = UsageLayer(self.usage.clone()).layer(inner);
         let checks = RateLimitLayer(self.limiter.clone()).layer(checks);
-        let checks = CheckLayer(self.places.clone()).layer(checks);
-        let checks = CheckLayer(Authorise(self.policy.clone())).layer(checks);
-        let checks = CheckLayer(self.authenticate.clone()).layer(checks);
-        let checks = CheckLayer(self.served.clone()).layer(checks);
-        let checks = CheckLayer(Admit(self.policy.clone())).layer(checks);
+        let in_order = (
+            Admit(self.policy.clone()),
+            self.served.clone(),
+            self.authenticate.clone(),
+            Authorise(self.policy.clone()),
+            self.places.clone(),
+        );
+        let checks = CheckLayer(in_order).layer(checks);
         let guarded = StreamGuard::new(checks, Arc::clone(&self.guard));
         let timed = DeadlineLayer { open: self.open }.layer(guarded);
         // Before anything else that refuses, so that no refusal is free.
