@@ -70,11 +70,26 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// What is left is never more than the limit, whoever counts it: the whole, or the share of a process that decides
+    /// by itself.
     fn of(limit: Limit, decision: Decision) -> Self {
+        let remaining = decision.remaining.min(limit.at_once().0);
         Self {
-            class: (limit, decision),
+            class: (
+                limit,
+                Decision {
+                    remaining,
+                    ..decision
+                },
+            ),
             budget: None,
         }
+    }
+
+    /// The call that another limit refuses is not charged to its class.
+    fn give_back_class(&mut self) {
+        let (limit, decision) = &mut self.class;
+        decision.remaining = (decision.remaining + 1).min(limit.at_once().0);
     }
 
     /// Returns whether the call may pass.
@@ -106,8 +121,7 @@ impl Outcome {
         let Some((limit, decision)) = self.refusal() else {
             return Ok(());
         };
-        let (calls, seconds) = (limit.calls, limit.window.as_secs());
-        let allowance = format!("{calls} calls in {seconds} s");
+        let allowance = limit.to_string();
         let name = limit.name.as_str();
         Err(fault::rate_limited(name, &allowance, decision.retry))
     }

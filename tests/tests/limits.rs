@@ -23,6 +23,9 @@ const AUTH: Limit = Limit::new(LimitName::Auth, 20, HOUR);
 const BUDGET: Limit = Limit::new(LimitName::KeyChanges, 7, HOUR);
 const USER: Limit = Limit::new(LimitName::User, 400, HOUR);
 
+#[path = "limits/answers.rs"]
+mod answers;
+
 /// A replica's limiter, and its work.
 struct Replica {
     limiter: RateLimiter,
@@ -38,10 +41,14 @@ impl Replica {
 
     /// Of the replicas that are called `group`.
     fn of(redis: &Redis, group: &str, budget_ms: u64) -> Self {
+        Self::with(&redis.settings(), group, budget_ms)
+    }
+
+    fn with(settings: &tars_runtime::config::Redis, group: &str, budget_ms: u64) -> Self {
         let clock = Clock::system();
         let up = Condition::new(clock.clone());
         up.record_failure("not yet connected");
-        let server = Server::of(&redis.settings(), None).unwrap().unwrap();
+        let server = Server::of(settings, None).unwrap().unwrap();
         let (limiter, work) = RateLimiter::over(Over {
             limits: &Limits {
                 redis_budget_ms: budget_ms,

@@ -121,6 +121,13 @@ impl Leases {
         }
     }
 
+    /// What is known of a caller, of which nothing is taken.
+    pub(super) fn known(&self, key: u64, now: Monotonic) -> Option<Decision> {
+        self.map.peek(key, |lease| {
+            lease.decision(lease.refused_until.since(now), now)
+        })
+    }
+
     /// Records what the server said; returns the decision about the call that waited for it.
     pub(super) fn granted(&self, ask: &Ask, grant: Grant, now: Monotonic) -> Decision {
         self.map.with(ask.key, now, |lease| {

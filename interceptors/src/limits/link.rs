@@ -1,5 +1,6 @@
 //! The connection to the server, made again whenever it is lost: first what this process owes is settled,
-//! then the server is asked again. While it is, this process counts itself among the replicas.
+//! then the server is asked again. While it is, this process counts itself among the replicas, and settles what it
+//! has come to owe meanwhile.
 
 use super::{
     breaker::Guarded,
@@ -90,7 +91,13 @@ async fn serve(
         }
         // Others have been connected for as long, or are not present.
         let all_are_counted = shared.clock.monotonic().since(since) >= PRESENT_FOR;
-        if let Err(down) = say_present(shared, &scripts, replica, all_are_counted).await {
+        let said = say_present(shared, &scripts, replica, all_are_counted).await;
+        // What was decided here since, as the server had not run what it was asked.
+        let settled = match said {
+            Ok(()) => settle(shared, &scripts, replica, ledger).await,
+            down => down,
+        };
+        if let Err(down) = settled {
             return down;
         }
     }
@@ -143,11 +150,23 @@ async fn settle(
         else {
             return Ok(());
         };
-        if let Err(down) = bounded(pay(shared, scripts, &debt, &marker)).await {
+        let paid = pay(shared, scripts, &debt, &marker);
+        if let Err(down) = bounded(async { kept(paid.await) }).await {
             ledger.unsure = Some((debt, marker));
             shared.debts.put_back(owed);
             return Err(down);
         }
+    }
+}
+
+/// A debt to a key that holds something else is owed to nobody.
+fn kept(paid: Result<Vec<i64>, ScriptError>) -> Result<(), ScriptError> {
+    match paid {
+        Err(ScriptError::WrongType(why)) => {
+            tracing::warn!(why, "what a replica let pass by itself is not counted");
+            Ok(())
+        }
+        paid => paid.map(drop),
     }
 }
 

@@ -107,7 +107,7 @@ impl Local {
         if !outcome.passed() {
             give_back(each.class);
             give_back_site();
-            outcome.class.1.remaining += 1;
+            outcome.give_back_class();
         }
         outcome
     }

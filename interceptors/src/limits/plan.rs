@@ -85,6 +85,21 @@ pub struct Limit {
     pub window: Duration,
 }
 
+impl fmt::Display for Limit {
+    /// Of volume as many more may come at once after a time without any.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (calls, seconds) = (self.calls, self.window.as_secs());
+        match self.is_exact() {
+            true => write!(f, "{calls} calls in any {seconds} s"),
+            false => write!(
+                f,
+                "{calls} calls in {seconds} s on average, {} at once",
+                self.at_once().0
+            ),
+        }
+    }
+}
+
 impl Limit {
     /// Creates a limit.
     pub const fn new(name: LimitName, calls: u32, window: Duration) -> Self {

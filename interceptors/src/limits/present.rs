@@ -12,6 +12,10 @@ pub(super) struct Told {
     pub(super) processes: u32,
 }
 
+/// The most that is believed of what Redis tells, a thousand replicas of each service: whoever could make it more
+/// would make everybody's share one call.
+const MOST: u32 = 4096;
+
 /// The number of replicas, and of all processes. Until they are told, they are what the configuration says;
 /// they are never less than its number of replicas, so that a server which was emptied makes nobody's share the whole.
 #[derive(Debug)]
@@ -55,7 +59,7 @@ impl Present {
     /// present.
     pub(super) fn adopt(&self, told: Told, may_be_less: bool) {
         let adopt = |known: &AtomicU32, told: u32| {
-            let told = told.max(self.least);
+            let told = told.min(MOST).max(self.least);
             match may_be_less {
                 true => known.store(told, Ordering::Relaxed),
                 false => {
@@ -97,6 +101,15 @@ mod tests {
         assert_eq!(known(&present), (5, 9));
         present.adopt(told(2, 3), true);
         assert_eq!(known(&present), (2, 3));
+    }
+
+    #[test]
+    fn no_number_is_believed_that_no_mesh_has() {
+        let present = Present::new(2, 4);
+        present.adopt(told(u32::MAX, u32::MAX), false);
+        assert_eq!(known(&present), (MOST, MOST));
+        present.adopt(told(2, 8), true);
+        assert_eq!(known(&present), (2, 8));
     }
 
     #[test]

@@ -57,33 +57,36 @@ pub(super) fn cell_size(limit: &Limit) -> [f64; 2] {
     [interval, f64::from(burst)]
 }
 
-/// The decisions about `limits` limits; `None` when the reply is not one of the script.
-pub(super) fn decisions(reply: &[i64], limits: usize) -> Option<Vec<Decision>> {
+/// The decisions about `limits`; `None` when the reply is not one of the script. No caller waits longer than for a
+/// window, whatever the server says.
+pub(super) fn decisions(reply: &[i64], limits: &[&Limit]) -> Option<Vec<Decision>> {
     let (_, rows) = reply.split_first()?;
-    let decision = |row: &[i64]| {
+    if rows.len() != 3 * limits.len() {
+        return None;
+    }
+    let decision = |(row, limit): (&[i64], &&Limit)| {
         let [remaining, reset, retry] = *row else {
             return None;
         };
         Some(Decision {
-            remaining: count(remaining)?,
-            reset: time(reset)?,
-            retry: time(retry)?,
+            remaining: count(remaining)?.min(limit.calls),
+            reset: time(reset)?.min(limit.window),
+            retry: time(retry)?.min(limit.window),
         })
     };
-    let decisions: Option<Vec<_>> = rows.chunks(3).map(decision).collect();
-    decisions.filter(|all| all.len() == limits)
+    rows.chunks(3).zip(limits).map(decision).collect()
 }
 
-/// What was leased; `None` when the reply is not one of the script.
-pub(super) fn grant(reply: &[i64]) -> Option<Grant> {
+/// What was leased of a limit, at most what was `wanted`; `None` when the reply is not one of the script.
+pub(super) fn grant(reply: &[i64], limit: &Limit, wanted: u32) -> Option<Grant> {
     let [taken, room, reset, retry] = *reply else {
         return None;
     };
     Some(Grant {
-        taken: count(taken)?,
-        room: count(room)?,
-        reset: time(reset)?,
-        retry: time(retry)?,
+        taken: count(taken)?.min(wanted),
+        room: count(room)?.min(limit.rate().burst()),
+        reset: time(reset)?.min(limit.window),
+        retry: time(retry)?.min(limit.window),
     })
 }
 
@@ -109,10 +112,26 @@ fn time(microseconds: i64) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::LimitName;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+    const AUTH: Limit = Limit::new(LimitName::Auth, 10, MINUTE);
+    const USER: Limit = Limit::new(LimitName::User, 600, MINUTE);
+
+    #[test]
+    fn a_server_gives_no_more_than_was_asked_for_and_shuts_nobody_out_for_long() {
+        const MUCH: i64 = u32::MAX as i64;
+        let granted = grant(&[MUCH, MUCH, i64::MAX, i64::MAX], &USER, 7).unwrap();
+        assert_eq!((granted.taken, granted.room), (7, 150));
+        assert_eq!((granted.reset, granted.retry), (MINUTE, MINUTE));
+        let decided = decisions(&[0, MUCH, i64::MAX, i64::MAX], &[&AUTH]).unwrap()[0];
+        assert_eq!(decided.remaining, 10);
+        assert_eq!((decided.reset, decided.retry), (MINUTE, MINUTE));
+    }
 
     #[test]
     fn a_reply_of_another_shape_is_none() {
-        assert!(decisions(&[1, 9, 60_000_000, 0], 1).is_some());
+        assert!(decisions(&[1, 9, 60_000_000, 0], &[&AUTH]).is_some());
         for reply in [
             &[][..],
             &[1],
@@ -122,11 +141,11 @@ mod tests {
             &[1, i64::MAX, 0, 0],
             &[1, 9, 0, 0, 9, 0, 0],
         ] {
-            assert!(decisions(reply, 1).is_none(), "{reply:?}");
+            assert!(decisions(reply, &[&AUTH]).is_none(), "{reply:?}");
         }
-        assert!(grant(&[1, 2, 3, 0]).is_some());
+        assert!(grant(&[1, 2, 3, 0], &USER, 1).is_some());
         for reply in [&[][..], &[1, 2, 3], &[-1, 2, 3, 0], &[1, 2, 3, 0, 0]] {
-            assert!(grant(reply).is_none(), "{reply:?}");
+            assert!(grant(reply, &USER, 1).is_none(), "{reply:?}");
         }
         assert!(told(&[1, 4]).is_some());
         for reply in [&[][..], &[1], &[1, -4], &[1, 4, 4]] {

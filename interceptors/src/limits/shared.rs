@@ -3,7 +3,9 @@
 //! Each exact decision is one script: all limits of a call are charged together or not at all, on the
 //! server's clock. Volume is leased. A decision waits for the server for the budget at most; what is not
 //! decided by then, each replica decides by its own count, with its share of the limit, so that no limit is
-//! ever open. A charge that was late may have counted, and is neither repeated nor owed.
+//! ever open. A charge that was late may have counted, and is neither repeated nor owed. So as long as answers are in
+//! time no more pass than an exact limit says; while they are late, as many as the server has let pass, and beside them
+//! the shares of all replicas: less than twice the limit, and one call more for each replica.
 //!
 //! While the server is out of reach nobody waits for it. What passes meanwhile is owed, and is added to the
 //! server's count before it decides again.
@@ -115,6 +117,9 @@ impl Shared {
             let (this, server) = (Arc::clone(self), Arc::clone(server));
             return Charging::Remote(Box::pin(async move { this.exact(&server, each).await }));
         }
+        if let Some(refused) = self.known_budget(charges, now) {
+            return Charging::Ready(refused);
+        }
         self.charge_volume(server, charges, now)
     }
 
@@ -161,27 +166,37 @@ impl Shared {
 
     /// Decides by this process's count, with its share of each limit; what passes is owed.
     fn alone(&self, charges: &Charges<'_>, now: Monotonic) -> Outcome {
-        let each = charges.map(|charge| self.keyed(charge));
-        self.without(&each, Missed::NotRun, now)
-    }
-
-    /// Decides by this process's count. What passes is owed, unless the server may have counted it.
-    fn without(&self, each: &Each<Keyed>, missed: Missed, now: Monotonic) -> Outcome {
-        let outcome = self.by_share(each, now);
-        if outcome.passed() && missed == Missed::NotRun {
-            for keyed in each.iter() {
-                let at = self.share(&keyed.limit).rate();
-                self.debts
-                    .add(&keyed.limit, at.interval(), keyed.remote.clone(), now);
+        let share = |charge: &Charge<'_>| (self.share(&charge.limit), self.local.key(charge));
+        let outcome = self.by_share(&charges.map(share), now);
+        if outcome.passed() {
+            for charge in charges.iter() {
+                self.owe(&charge.limit, script::key(&self.server, charge), now);
             }
         }
         outcome
     }
 
-    fn by_share(&self, each: &Each<Keyed>, now: Monotonic) -> Outcome {
-        self.by_itself.inc();
+    /// Owes one call of a limit to the server.
+    fn owe(&self, limit: &Limit, key: String, now: Monotonic) {
+        let interval = self.share(limit).rate().interval();
+        self.debts.add(limit, interval, key, now);
+    }
+
+    /// Decides by this process's count. What passes is owed, unless the server may have counted it.
+    fn without(&self, each: &Each<Keyed>, missed: Missed, now: Monotonic) -> Outcome {
         let share = |keyed: &Keyed| (self.share(&keyed.limit), keyed.local);
-        self.local.charge_keys(&each.map(share), now)
+        let outcome = self.by_share(&each.map(share), now);
+        if outcome.passed() && missed == Missed::NotRun {
+            for keyed in each.iter() {
+                self.owe(&keyed.limit, keyed.remote.clone(), now);
+            }
+        }
+        outcome
+    }
+
+    fn by_share(&self, each: &Each<(Limit, u64)>, now: Monotonic) -> Outcome {
+        self.by_itself.inc();
+        self.local.charge_keys(each, now)
     }
 
     /// Takes back what [`without`](Self::without) charged.
@@ -223,41 +238,44 @@ impl Shared {
         budget: Option<Keyed>,
     ) -> Outcome {
         let deadline = self.deadline();
-        let (decision, charged) = match volume {
-            Volume::Decided(decision) => (decision, Charged::Nowhere),
-            Volume::Leased(decision) => (decision, Charged::Lease),
+        let whole = class.limit;
+        let (mut outcome, charged) = match volume {
+            Volume::Decided(decision) => (Outcome::of(whole, decision), Charged::Nowhere),
+            Volume::Leased(decision) => (Outcome::of(whole, decision), Charged::Lease),
             Volume::Unknown(ask) => {
                 let asked = self.lease(server, &class, &ask, deadline).await;
                 let now = self.clock.monotonic();
                 match asked {
-                    Ok(grant) => (self.leases.granted(&ask, grant, now), Charged::Lease),
+                    Ok(grant) => {
+                        let decision = self.leases.granted(&ask, grant, now);
+                        (Outcome::of(whole, decision), Charged::Lease)
+                    }
                     Err(missed) => {
                         let alone = self.without(&Each::one(class.clone()), missed, now);
-                        (alone.class.1, Charged::Here(missed))
+                        (alone, Charged::Here(missed))
                     }
                 }
             }
         };
-        let mut outcome = Outcome::of(class.limit, decision);
-        let Some(budget) = budget.filter(|_| decision.passed()) else {
+        let Some(budget) = budget.filter(|_| outcome.passed()) else {
             return outcome;
         };
         let asked = self.charge_logs(server, &[&budget], deadline).await;
         let now = self.clock.monotonic();
         let limit = budget.limit;
         let decided = match asked.map(|decisions| decisions[0]) {
-            Ok(decided) => decided,
-            Err(missed) => self.without(&Each::one(budget), missed, now).class.1,
+            Ok(decided) => (limit, decided),
+            Err(missed) => self.without(&Each::one(budget), missed, now).class,
         };
-        if !decided.passed() {
+        if !decided.1.passed() {
             match charged {
                 Charged::Nowhere => {}
                 Charged::Lease => self.leases.give_back(class.sized, now),
                 Charged::Here(missed) => self.give_back(&class, missed, now),
             }
-            outcome.class.1.remaining += 1;
+            outcome.give_back_class();
         }
-        outcome.budget = Some((limit, decided));
+        outcome.budget = Some(decided);
         outcome
     }
 
@@ -273,7 +291,8 @@ impl Shared {
         let sizes: Vec<f64> = sizes.flatten().collect();
         let reply = self.ask(server, script::CHARGE, &keys, &sizes, deadline);
         let reply = reply.await?;
-        let decisions = script::decisions(&reply, all.len()).ok_or(Missed::MayHaveRun)?;
+        let limits: Vec<&Limit> = all.iter().map(|keyed| &keyed.limit).collect();
+        let decisions = script::decisions(&reply, &limits).ok_or(Missed::MayHaveRun)?;
         let now = self.clock.monotonic();
         for (keyed, decision) in all.iter().zip(&decisions) {
             if decision.passed() {
@@ -305,7 +324,7 @@ impl Shared {
         let keys = [keyed.remote.as_str()];
         let reply = self.ask(server, script::LEASE, &keys, &sizes, deadline);
         let reply = reply.await?;
-        script::grant(&reply).ok_or(Missed::MayHaveRun)
+        script::grant(&reply, &keyed.limit, ask.wanted).ok_or(Missed::MayHaveRun)
     }
 
     /// Runs a script by the deadline. After it, nothing is asked any more.
@@ -336,17 +355,31 @@ impl Shared {
     /// A refusal that the server has made, and that no call can have ended since.
     fn known_refusal(&self, charges: &Charges<'_>, now: Monotonic) -> Option<Outcome> {
         let mut by_client = std::iter::once(&charges.class).chain(&charges.site);
-        by_client.find_map(|charge| {
-            let key = self.local.sized_key(charge);
-            let refused = self.refused.peek(key, |refused| *refused)?;
-            (now < refused.until).then(|| {
-                let decision = Decision {
-                    remaining: 0,
-                    reset: refused.reset_at.since(now),
-                    retry: refused.until.since(now),
-                };
-                Outcome::of(charge.limit, decision)
-            })
+        by_client.find_map(|charge| Some(Outcome::of(charge.limit, self.refused(charge, now)?)))
+    }
+
+    /// The same of the budget of a call whose class is volume: of that nothing is taken.
+    fn known_budget(&self, charges: &Charges<'_>, now: Monotonic) -> Option<Outcome> {
+        let (class, budget) = (&charges.class, charges.budget.as_ref()?);
+        let refused = self.refused(budget, now)?;
+        let whole = Decision {
+            remaining: class.limit.at_once().0,
+            reset: Duration::ZERO,
+            retry: Duration::ZERO,
+        };
+        let known = self.leases.known(self.local.sized_key(class), now);
+        let mut outcome = Outcome::of(class.limit, known.unwrap_or(whole));
+        outcome.budget = Some((budget.limit, refused));
+        Some(outcome)
+    }
+
+    fn refused(&self, charge: &Charge<'_>, now: Monotonic) -> Option<Decision> {
+        let key = self.local.sized_key(charge);
+        let refused = self.refused.peek(key, |refused| *refused)?;
+        (now < refused.until).then(|| Decision {
+            remaining: 0,
+            reset: refused.reset_at.since(now),
+            retry: refused.until.since(now),
         })
     }
 

@@ -57,5 +57,5 @@ fn a_refusal_says_which_limit_and_when_to_come_back() {
     assert_eq!(retry, Some(Duration::from_secs(60)));
     let quota = status.get_details_quota_failure().unwrap().violations;
     assert_eq!(quota[0].subject, "identity");
-    assert_eq!(quota[0].description, "1 calls in 60 s");
+    assert_eq!(quota[0].description, "1 calls in any 60 s");
 }

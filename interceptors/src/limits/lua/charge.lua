@@ -1,7 +1,7 @@
 -- Charges one call to every limit, or to none. KEYS: a log for each limit. ARGV: for each, the number of
 -- calls and the window in microseconds. A log is the times of the calls that passed, oldest first, as
 -- doubles of eight bytes. Replies 1 when the call passed, else 0; then for each limit what remains, and the
--- microseconds until all of it does and until a call may pass.
+-- microseconds until all of it does and until a call may pass. A text that is no log is an error, as another type is.
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
@@ -30,7 +30,12 @@ end
 
 local logs, counts, passed = {}, {}, 1
 for i, key in ipairs(KEYS) do
-  logs[i], counts[i] = current(redis.call('GET', key) or '', ARGV[2 * i])
+  local log = redis.call('GET', key) or ''
+  -- What is not a number is not equal to itself.
+  if #log % 8 ~= 0 or #log > 0 and at(log, #log / 8) ~= at(log, #log / 8) then
+    return redis.error_reply('WRONGTYPE ' .. key .. ' holds no log')
+  end
+  logs[i], counts[i] = current(log, ARGV[2 * i])
   if counts[i] >= tonumber(ARGV[2 * i - 1]) then passed = 0 end
 end
 

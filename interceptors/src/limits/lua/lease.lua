@@ -1,12 +1,14 @@
 -- Takes up to so many calls of one limit (GCRA). KEYS: the cell. ARGV: the microseconds for one call, how
 -- many may come at once, how many are wanted. A cell is the time at which all may come at once again.
--- Replies how many were taken, how many remain, and the microseconds until all do and until one does.
+-- A text that is no cell is an error, as another type is. Replies how many were taken, how many remain, and the microseconds until all do and until one does.
 local interval, burst, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local most = interval * burst
 -- Never further ahead than the whole: the clock may have been set back, or the limit changed.
 local full = tonumber(redis.call('GET', KEYS[1]) or now)
+-- What is not a number is not equal to itself.
+if not full or full ~= full then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' holds no cell') end
 full = math.min(math.max(full, now), now + most)
 local room = math.floor((most - (full - now)) / interval + 0.000001)
 local taken = math.min(room, wanted)

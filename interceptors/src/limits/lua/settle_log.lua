@@ -3,12 +3,16 @@
 -- same calls again has no effect while their marker lasts.
 local calls, window = tonumber(ARGV[1]), tonumber(ARGV[2])
 local lasts = math.ceil(window / 1000)
+local log = redis.call('GET', KEYS[1]) or ''
+if #log % 8 ~= 0 then return redis.error_reply('WRONGTYPE ' .. KEYS[1] .. ' holds no log') end
 if not redis.call('SET', KEYS[2], '', 'NX', 'PX', lasts) then return {0} end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local times = {}
-local log = redis.call('GET', KEYS[1]) or ''
-for i = 1, #log / 8 do times[i] = struct.unpack('>d', log, 8 * i - 7) end
+for i = 1, #log / 8 do
+  local time = struct.unpack('>d', log, 8 * i - 7)
+  if time == time then times[#times + 1] = time end
+end
 for i = 3, #ARGV do
   if tonumber(ARGV[i]) < window then times[#times + 1] = now - ARGV[i] end
 end
