@@ -1,8 +1,8 @@
 //! The policy file, and the peer policy in force.
 
-use crate::app::reload::Reload;
+use crate::app::reload::{self, Reload};
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::path::Path;
 use tars_interceptors::{Policy, PolicyHandle, contract};
 use tars_runtime::{health::Check, metrics::Metrics};
 
@@ -16,8 +16,7 @@ pub(crate) struct PolicyFile {
 /// Reads a policy file, as `tars policy check` does.
 pub(crate) fn read(path: &Path) -> Result<Policy, String> {
     let table = contract().map_err(ToString::to_string)?;
-    let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    Policy::parse(&text, table).map_err(|e| format!("{}: {e}", path.display()))
+    reload::read(path, |text| Policy::parse(text, table))
 }
 
 impl PolicyFile {

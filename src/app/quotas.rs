@@ -1,7 +1,7 @@
 //! The quotas in force, and the file that they come from.
 
-use crate::app::reload::Reload;
-use std::{fs, path::Path};
+use crate::app::reload::{self, Reload};
+use std::path::Path;
 use tars_interceptors::usage::{QuotaHandle, Quotas};
 use tars_runtime::{config, health::Check, metrics::Metrics};
 
@@ -14,10 +14,9 @@ pub(crate) struct QuotaFile {
 }
 
 fn read(base: &Quotas, path: &Path) -> Result<Quotas, String> {
-    let named = |e: String| format!("{}: {e}", path.display());
-    let text = fs::read_to_string(path).map_err(|e| named(e.to_string()))?;
-    base.with(&text)
-        .map_err(|mistakes| named(mistakes.join("; ")))
+    reload::read(path, |text| {
+        base.with(text).map_err(|mistakes| mistakes.join("; "))
+    })
 }
 
 /// The quotas of the configuration, with what the file that it names changes.

@@ -7,6 +7,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 use std::{
+    fmt::Display,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -24,6 +25,16 @@ const POLL: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     result: &'static str,
+}
+
+/// Reads a file. What is wrong with it is said with its name.
+pub(crate) fn read<T, E: Display>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+) -> Result<T, String> {
+    let named = |e: &dyn Display| format!("{}: {e}", path.display());
+    let text = fs::read_to_string(path).map_err(|e| named(&e))?;
+    parse(&text).map_err(|e| named(&e))
 }
 
 /// A file that is followed, and the last error of it. Clones share the error.
