@@ -6,6 +6,7 @@ mod promote;
 mod promotion;
 mod propose;
 mod show;
+mod until;
 mod watch;
 
 use super::{
@@ -22,11 +23,12 @@ use promote::Promote;
 use propose::Propose;
 use serde_json::{Value, json};
 pub(super) use show::measured;
-use std::process::ExitCode;
+use std::{ops::RangeInclusive, process::ExitCode};
 use tars_proto::reason;
+pub(super) use until::Until;
 use uuid::Uuid;
 use watch::watch;
-pub(super) use watch::{Until, follow_until, training_runs};
+pub(super) use watch::{follow_until, training_runs};
 
 #[derive(Debug, Args)]
 #[command(
@@ -190,6 +192,9 @@ const ABOUT_PROPOSAL: &[Advice] = &[
     ),
     (reason::CHANGE_IN_PROGRESS, OTHER_CHANGE),
 ];
+
+/// How many seeds a measurement may have.
+const SEEDS: RangeInclusive<i64> = 2..=64;
 
 const SHOWN: &str = "`tars proposals show {id}` shows its state";
 

@@ -1,6 +1,6 @@
 //! `tars proposals propose`: the best trial of a study, as a proposal.
 
-use super::{OTHER_CHANGE, show, state};
+use super::{OTHER_CHANGE, SEEDS, show, state};
 use crate::{
     commands::{
         CommandError,
@@ -11,12 +11,9 @@ use crate::{
 };
 use clap::{Args, value_parser};
 use serde_json::{Value, json};
-use std::{ops::RangeInclusive, process::ExitCode};
+use std::process::ExitCode;
 use tars_proto::reason;
 use uuid::Uuid;
-
-/// How many seeds a measurement may have.
-pub(super) const SEEDS: RangeInclusive<i64> = 2..=64;
 
 /// What helps against the refusals of a proposal of a study's best trial.
 pub(super) const OF_STUDY: &[Advice] = &[

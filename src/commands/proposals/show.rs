@@ -1,6 +1,6 @@
 //! A proposal as its approver reads it.
 
-use super::{Until, advised, assessment_state, path, promotion, propose::SEEDS, state};
+use super::{SEEDS, Until, advised, assessment_state, path, promotion, state};
 use crate::{
     commands::{
         CommandError,
