@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use std::collections::HashMap;
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
-use tars_mesh::{Channel, MAX_RESPONSE};
+use tars_mesh::Channel;
+use tars_proto::MAX_RESPONSE;
 use tonic::{Code, Request, Response, Status, Streaming, client::Grpc};
 
 /// The channels to each workload: one for calls and one for streams.

@@ -10,7 +10,7 @@ use crate::{
 use axum::body::Body;
 use http::{Request, StatusCode};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tars_proto::{fault, reason};
+use tars_proto::{fault, reason, unavailable::Unavailable};
 use tars_runtime::{
     config::{Gateway as Settings, Timeouts},
     listen::{Answers, FinalResponse, Http1, Peer, PortMetrics},
@@ -85,7 +85,7 @@ impl Listening {
 
 fn answers() -> Answers {
     let full = fault::unavailable(
-        reason::TOO_MANY_CONNECTIONS,
+        Unavailable::TooManyConnections,
         "too many connections, from this address or in total",
         RETRY,
     );

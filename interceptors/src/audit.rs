@@ -15,7 +15,10 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tars_proto::{auth::v1::AuditEvent, binary, fault, reason, table::AuditLevel, time::timestamp};
+use tars_proto::{
+    auth::v1::AuditEvent, binary, fault, reason, table::AuditLevel, time::timestamp,
+    unavailable::Unavailable,
+};
 use tars_runtime::{
     audit::{Record, Severity, refusals},
     clock::Clock,
@@ -76,7 +79,7 @@ impl Observe for Audit {
             let place = self.0.queue.clone().try_reserve_owned();
             let full = |_| {
                 fault::unavailable(
-                    reason::AUDIT_FULL,
+                    Unavailable::AuditFull,
                     "the audit trail has no room for more records",
                     Duration::from_secs(1),
                 )

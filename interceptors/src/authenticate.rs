@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 use std::{sync::Arc, time::Duration};
 use tars_credentials::{Caller, View};
-use tars_proto::{fault, reason, table::Principal};
+use tars_proto::{fault, reason, table::Principal, unavailable::Unavailable};
 use tars_runtime::{clock::Clock, metrics::Metrics};
 use tonic::{Code, Status};
 
@@ -78,7 +78,7 @@ impl Authenticate {
         }
         let message = "this process has no fresh view of credentials";
         Err(fault::unavailable(
-            reason::STALE_CREDENTIALS,
+            Unavailable::StaleCredentials,
             message,
             Duration::from_secs(1),
         ))

@@ -2,7 +2,7 @@
 //! gRPC status. The statement, the path and the cause go to the log alone.
 
 use std::time::Duration;
-use tars_proto::{fault, reason};
+use tars_proto::{fault, reason, unavailable::Unavailable};
 use tars_runtime::db::{Corrupt, DbError};
 use tonic::{Code, Status};
 
@@ -15,13 +15,13 @@ pub fn failed(error: &DbError) -> Status {
         DbError::Unavailable(_) => {
             tracing::warn!(%error, "the database is busy or unavailable");
             let message = "the database is busy or unavailable; retry soon";
-            fault::unavailable(reason::STORE, message, RETRY)
+            fault::unavailable(Unavailable::Store, message, RETRY)
         }
         // The outcome is unknown, so the status carries no retry delay: clients must not retry blindly.
         DbError::InDoubt(_) => {
             tracing::warn!(%error, "the connection was lost during a commit");
             let message = "the change may have been made or not; look before trying again";
-            fault::status(Code::Unavailable, reason::OUTCOME_UNKNOWN, message)
+            fault::in_doubt(Unavailable::OutcomeUnknown, message)
         }
         DbError::Conflict(_) | DbError::Unique(_) => {
             tracing::warn!(%error, "a transaction lost against another");

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tars_credentials::View;
-use tars_proto::{fault, reason};
+use tars_proto::{fault, reason, unavailable::Unavailable};
 use tars_runtime::{
     clock::Clock,
     stream::{Cut, Stream},
@@ -167,13 +167,13 @@ pub(crate) fn status_of(why: Cut) -> Status {
     match why {
         Cut::Deadline => tars_proto::timeout::expired(),
         Cut::Stalled => fault::unavailable(
-            reason::STALLED,
+            Unavailable::Stalled,
             "the peer read nothing of the response",
             retry,
         ),
-        Cut::Stopping => fault::unavailable(reason::STOPPING, "the server is stopping", retry),
+        Cut::Stopping => fault::unavailable(Unavailable::Stopping, "the server is stopping", retry),
         Cut::Closing => fault::unavailable(
-            reason::CONNECTION_CLOSING,
+            Unavailable::ConnectionClosing,
             "the connection is closing; resume after the last sequence number on another one",
             retry,
         ),

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tars_certs::{KeyId, SpiffeId, peer::observe_handshake, tls};
-use tars_proto::{fault, reason};
+use tars_proto::{fault, unavailable::Unavailable};
 use tars_runtime::{clock::Clock, seeds::Seeds};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -136,7 +136,7 @@ impl Service<Request<Body>> for Bootstrap {
         Box::pin(async move {
             let failed = |e: &dyn std::fmt::Display| {
                 let text = format!("{target}: {e}");
-                fault::unavailable(reason::UNREACHABLE, &text, Duration::from_secs(1))
+                fault::unavailable(Unavailable::Unreachable, &text, Duration::from_secs(1))
             };
             let path = request.uri().path().to_owned();
             let uri = Uri::builder()

@@ -24,6 +24,7 @@ mod error;
 mod greeting;
 mod health;
 mod judge;
+mod lookups;
 mod metrics;
 mod options;
 mod resolve;
@@ -31,10 +32,11 @@ mod retry;
 mod sending;
 mod slots;
 mod slowness;
+mod subset;
 mod trial;
 
 use addresses::Addresses;
-pub use body::{ChannelBody, MAX_RESPONSE};
+pub use body::ChannelBody;
 pub use connected::Server;
 pub use error::ChannelError;
 use futures_util::future::BoxFuture;
@@ -49,7 +51,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tars_proto::{fault, reason};
+use tars_proto::{fault, unavailable::Unavailable};
 use tars_runtime::targets::Targets;
 use tokio::time::Instant;
 use tonic::{Status, body::Body};
@@ -158,16 +160,16 @@ impl Shared {
     }
 
     fn unreachable(&self, error: &ChannelError) -> Status {
-        let reason = match error.is_own_revoked() {
-            true => reason::OWN_CERTIFICATE_REVOKED,
-            false => reason::UNREACHABLE,
+        let why = match error.is_own_revoked() {
+            true => Unavailable::OwnCertificateRevoked,
+            false => Unavailable::Unreachable,
         };
         self.log_failure(error);
         let message = match self.options().audience {
             Audience::Operator => error.to_string(),
             Audience::Strangers => error.public_message(self.options()),
         };
-        fault::unavailable(reason, &message, Duration::from_secs(1))
+        fault::unavailable(why, &message, Duration::from_secs(1))
     }
 
     /// Logs a warning, and further ones within its interval at the debug level.

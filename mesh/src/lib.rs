@@ -16,7 +16,7 @@ mod prefixed;
 mod replay;
 pub mod serve;
 
-pub use channel::{Channel, ChannelBody, ChannelMetrics, ChannelOptions, MAX_RESPONSE, Server};
+pub use channel::{Channel, ChannelBody, ChannelMetrics, ChannelOptions, Server};
 pub use connections::ConnectionTable;
 pub use health::Health;
 pub use metrics::MeshMetrics;

@@ -5,7 +5,7 @@
 //! reports `RESOURCE_EXHAUSTED` in place of what it refuses. Details that name a caller's input can be as large
 //! as that input, so every status with details is built by `bounded`, and by nothing else.
 
-use crate::reason;
+use crate::{reason, unavailable::Unavailable};
 use http::HeaderMap;
 use std::{
     collections::{HashMap, HashSet},
@@ -29,7 +29,12 @@ const MAX_TEXT: usize = 240;
 /// The size of a field violation besides its two texts: tags and lengths.
 const VIOLATION_OVERHEAD: usize = 12;
 
-/// Creates a status with a reason.
+/// Creates UNAVAILABLE that must not be repeated without a look at what has come of it.
+pub fn in_doubt(why: Unavailable, message: &str) -> Status {
+    bounded(Code::Unavailable, message, info(why.reason()))
+}
+
+/// Creates a status with a reason; UNAVAILABLE is created by [`unavailable`], which knows its reasons.
 pub fn status(code: Code, reason: &str, message: &str) -> Status {
     bounded(code, message, info(reason))
 }
@@ -152,7 +157,7 @@ pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// Creates UNAVAILABLE for a call for which every place is taken.
 pub fn overloaded(message: &str, retry: Duration) -> Status {
-    unavailable(reason::OVERLOADED, message, retry)
+    unavailable(Unavailable::Overloaded, message, retry)
 }
 
 /// Creates INTERNAL for a fault of the service, which is described only in its log.
@@ -175,8 +180,8 @@ pub fn missing_permission(permission: &str) -> Status {
 }
 
 /// Creates UNAVAILABLE for a transient failure, with the time to wait.
-pub fn unavailable(reason: &str, message: &str, retry: Duration) -> Status {
-    let mut details = info(reason);
+pub fn unavailable(why: Unavailable, message: &str, retry: Duration) -> Status {
+    let mut details = info(why.reason());
     details.set_retry_info(Some(retry));
     bounded(Code::Unavailable, message, details)
 }
@@ -219,11 +224,6 @@ pub fn is_uncharged(status: &Status) -> bool {
         reason::USAGE_UNKNOWN,
     ];
     reason(status).is_some_and(|reason| uncharged.contains(&reason.as_str()))
-}
-
-/// Whether a status is about one caller alone, and says nothing of the service to others: its usage is not known yet.
-pub fn is_of_caller(status: &Status) -> bool {
-    reason(status).is_some_and(|reason| reason == reason::USAGE_UNKNOWN)
 }
 
 /// Returns how long a status asks to wait before the call is repeated.
@@ -401,7 +401,7 @@ mod tests {
             precondition("R", &long, &long),
             precondition(&long, &long, &long),
             exhausted("R", &long, Duration::from_secs(1)),
-            unavailable("R", &long, Duration::from_secs(1)),
+            unavailable(Unavailable::Store, &long, Duration::from_secs(1)),
             status_with(Code::Aborted, "R", &long, &[("a", &long), ("b", &long)]),
             explained(Status::internal(long.clone())),
         ] {
@@ -441,7 +441,7 @@ mod tests {
         }
         for other in [
             super::status(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, "x"),
-            unavailable("STORE", "x", soon),
+            unavailable(Unavailable::Store, "x", soon),
             quota_exceeded("calls", "x", &[], soon),
             internal(),
             Status::resource_exhausted("of somebody else"),

@@ -17,6 +17,7 @@ pub mod route;
 pub mod table;
 pub mod time;
 pub mod timeout;
+pub mod unavailable;
 pub mod validate;
 
 /// The code generated from the protos, with one module per package.
@@ -36,6 +37,9 @@ mod packages {
 pub use packages::{grpc, tars::*};
 pub use prost::Message;
 pub use prost_types::{Duration, Struct, Timestamp, Value};
+
+/// Maximum size in bytes of a message that a service answers with, and that a client takes.
+pub const MAX_RESPONSE: usize = 16 << 20;
 
 /// The descriptors of everything above, custom options included.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

@@ -113,6 +113,8 @@ reasons! {
     REQUEST_TOO_SLOW,
     /// The request is not valid HTTP/1.1.
     MALFORMED_REQUEST,
+    /// Too many answers have not been read by their clients: of the address, or in total.
+    UNREAD_ANSWERS,
     /// The body is not valid JSON, or not of the message.
     MALFORMED_JSON,
     /// The address, or the gateway, has as many connections open as it may.
@@ -244,6 +246,8 @@ reasons! {
     TRIAL_ENDED,
     /// Too many studies are running.
     STUDIES_BUSY,
+    /// The caller has as many studies as there may be, in all or of those that have not ended.
+    STUDIES_FULL,
 }
 
 // HyperSync.

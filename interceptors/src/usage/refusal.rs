@@ -2,7 +2,7 @@
 
 use super::{OverQuota, QuotaRefusal};
 use std::{fmt, time::Duration};
-use tars_proto::{fault, reason};
+use tars_proto::{fault, unavailable::Unavailable};
 use tars_runtime::usage::Dimension;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tonic::Status;
@@ -66,7 +66,7 @@ impl QuotaRefusal {
     pub fn status(&self) -> Status {
         match self {
             Self::Over(over) => over.status(),
-            Self::Unknown => fault::unavailable(reason::USAGE_UNKNOWN, &self.to_string(), SOON),
+            Self::Unknown => fault::unavailable(Unavailable::UsageUnknown, &self.to_string(), SOON),
         }
     }
 }
@@ -99,6 +99,7 @@ impl std::error::Error for OverQuota {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tars_proto::reason;
     use tonic_types::StatusExt;
 
     fn over(dimension: Dimension, limit: u64, used: u64, asked: u64) -> OverQuota {

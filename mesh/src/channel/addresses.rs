@@ -2,7 +2,7 @@
 //!
 //! A name is looked up when the channel is first used, every 30 seconds, and soon after a connection
 //! failed. A lookup that fails, or that finds nothing, leaves the addresses of that name as they were: DNS
-//! that is away must not take a service with it.
+//! that is away must not take a service with it. Of very many addresses a client uses a subset of its own.
 
 use super::{
     balance::{Draws, pick},
@@ -10,14 +10,17 @@ use super::{
     ending::Ending,
     endpoint::{Endpoint, MAX_CONNECTIONS},
     error::ChannelError,
+    lookups::{self, Lookups, Turn},
     options::Dialer,
     resolve::Resolve,
     slots::StreamSlot,
-    trial::Trial,
+    subset::Subset,
+    trial::{Timing, Trial},
 };
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use http::uri::PathAndQuery;
+use parking_lot::Mutex;
 use std::{
     io,
     net::SocketAddr,
@@ -29,10 +32,10 @@ use tars_proto::table::{self, Outline};
 use tars_runtime::{
     backoff::spread,
     seeds::Seeds,
-    targets::{MAX_TARGETS, Target, Targets},
+    targets::{Target, Targets},
 };
 use tokio::{
-    sync::{Mutex, Notify},
+    sync::{Notify, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -68,9 +71,13 @@ impl Wanted {
         }
     }
 
-    /// The position of the method's outline.
-    fn index(&self) -> Option<usize> {
-        self.outline.map(|method| method.index)
+    /// What the time of the call is compared with.
+    fn timing(&self) -> Timing {
+        match self.outline {
+            Some(method) if method.queued => Timing::Queued,
+            Some(method) => Timing::Method(method.index),
+            None => Timing::Unknown,
+        }
     }
 
     /// Whether the contract allows to send the call again after it failed.
@@ -135,8 +142,8 @@ pub(super) struct Addresses {
     draws: Draws,
     /// Wakes the task that looks names up.
     wanted: Arc<Notify>,
-    /// That task, once names have been looked up for the first time.
-    lookups: Mutex<Option<AbortOnDropHandle<()>>>,
+    lookups: Mutex<Lookups>,
+    subset: Subset,
 }
 
 impl Addresses {
@@ -154,7 +161,8 @@ impl Addresses {
             endpoints: ArcSwap::from_pointee(endpoints),
             draws: Draws::new(&Seeds::system()),
             wanted,
-            lookups: Mutex::new(None),
+            lookups: Mutex::new(Lookups::new()),
+            subset: Subset::new(&Seeds::system()),
         })
     }
 
@@ -258,7 +266,7 @@ impl Addresses {
             .or_else(|| pick(all.len(), draw, admitted, load))
             .or_else(|| pick(all.len(), draw, ready, load));
         picked.map(|(endpoint, connected)| Choice {
-            trial: Some(Trial::call(&endpoint.health, wanted.index(), now)),
+            trial: Some(Trial::call(&endpoint.health, wanted.timing(), now)),
             endpoint: Arc::clone(endpoint),
             connected,
         })
@@ -284,32 +292,58 @@ impl Addresses {
     /// Returns the addresses, after a first lookup of the names among them.
     async fn known(self: &Arc<Self>) -> Result<Arc<Endpoints>, ChannelError> {
         if self.targets.iter().any(|target| target.addr().is_none()) {
-            let mut lookups = self.lookups.lock().await;
-            if lookups.is_none() {
-                self.look_up().await?;
-                let task = look_up_again(Arc::downgrade(self), Arc::clone(&self.wanted));
-                *lookups = Some(AbortOnDropHandle::new(tokio::spawn(task)));
-            }
+            self.looked_up().await?;
         }
         Ok(self.endpoints.load_full())
+    }
+
+    /// Waits until the names have been looked up.
+    async fn looked_up(self: &Arc<Self>) -> Result<(), ChannelError> {
+        let turn = self.lookups.lock().turn(Instant::now());
+        let mut attempt = match turn {
+            Turn::Take(outcome) => return outcome,
+            Turn::Wait(attempt) => attempt,
+            Turn::Start(report, attempt) => {
+                tokio::spawn(Arc::clone(self).look_up_first(report));
+                attempt
+            }
+        };
+        let outcome = attempt.wait_for(Option::is_some).await;
+        let outcome = outcome.ok().and_then(|outcome| outcome.clone());
+        let target = || self.dialer.options.target.clone();
+        outcome.unwrap_or_else(|| Err(ChannelError::Abandoned { target: target() }))
+    }
+
+    async fn look_up_first(self: Arc<Self>, report: watch::Sender<Option<lookups::Outcome>>) {
+        let outcome = self.look_up().await;
+        match &outcome {
+            Ok(()) => {
+                let again = look_up_again(Arc::downgrade(&self), Arc::clone(&self.wanted));
+                let again = AbortOnDropHandle::new(tokio::spawn(again));
+                self.lookups.lock().succeed(again);
+            }
+            Err(error) => self.lookups.lock().fail(error.clone(), Instant::now()),
+        }
+        report.send_replace(Some(outcome));
     }
 
     /// Looks all names up, and replaces the addresses.
     async fn look_up(&self) -> Result<(), ChannelError> {
         let found = join_all(self.targets.iter().map(|target| self.addresses_of(target))).await;
         let before = self.endpoints.load_full();
-        let (mut endpoints, mut failure) = (Endpoints::new(), None);
+        let (mut all, mut failure) = (Vec::new(), None);
         for (target, found) in self.targets.iter().zip(found) {
-            match found {
-                Ok(addrs) => self.add(&mut endpoints, &before, target, addrs),
-                Err(source) => {
-                    failure = Some(self.not_found(target, source));
-                    let of_target = before.iter().filter(|e| e.target == *target);
-                    endpoints.extend(of_target.cloned());
-                }
-            }
+            let addrs = found.unwrap_or_else(|source| {
+                failure = Some(self.not_found(target, source));
+                let of_target = before.iter().filter(|e| e.target == *target);
+                of_target.map(|e| e.addr).collect()
+            });
+            add(&mut all, target, addrs);
         }
-        endpoints.truncate(MAX_TARGETS);
+        let workload = self.dialer.options.workload();
+        self.subset.cut(workload, &mut all, |(_, addr)| *addr);
+        let endpoint = |(target, addr)| self.endpoint(&before, target, addr);
+        let endpoints: Endpoints = all.into_iter().map(endpoint).collect();
         if failure.is_some() {
             self.wanted.notify_one();
         }
@@ -340,26 +374,13 @@ impl Addresses {
         }
     }
 
-    /// Adds addresses, with the connections that there were to them.
-    fn add(
-        &self,
-        endpoints: &mut Endpoints,
-        before: &Endpoints,
-        target: &Target,
-        addrs: Vec<SocketAddr>,
-    ) {
-        for addr in addrs {
-            if endpoints.iter().any(|endpoint| endpoint.addr == addr) {
-                continue;
-            }
-            let mut same = before
-                .iter()
-                .filter(|e| e.addr == addr && e.target == *target);
-            endpoints.push(match same.next() {
-                Some(endpoint) => Arc::clone(endpoint),
-                None => Arc::new(Endpoint::new(&self.dialer, target, addr, &self.wanted)),
-            });
-        }
+    /// An address, with the connections that there were to it.
+    fn endpoint(&self, before: &Endpoints, target: &Target, addr: SocketAddr) -> Arc<Endpoint> {
+        let mut same = before
+            .iter()
+            .filter(|e| e.addr == addr && e.target == *target);
+        let new = || Arc::new(Endpoint::new(&self.dialer, target, addr, &self.wanted));
+        same.next().map_or_else(new, Arc::clone)
     }
 
     fn not_found(&self, target: &Target, source: io::Error) -> ChannelError {
@@ -379,6 +400,15 @@ impl Choice {
     }
 }
 
+/// Adds the addresses of a target that no other one has.
+fn add<'t>(all: &mut Vec<(&'t Target, SocketAddr)>, target: &'t Target, addrs: Vec<SocketAddr>) {
+    for addr in addrs {
+        if all.iter().all(|(_, known)| *known != addr) {
+            all.push((target, addr));
+        }
+    }
+}
+
 /// Chooses an ejected address, when it is time to see whether it works again.
 fn probe(all: &[Arc<Endpoint>], identity: &Arc<Identity>, wanted: &Wanted) -> Option<Choice> {
     let mut ejected = all
@@ -390,7 +420,7 @@ fn probe(all: &[Arc<Endpoint>], identity: &Arc<Identity>, wanted: &Wanted) -> Op
             return None;
         };
         let (health, now) = (&endpoint.health, Instant::now());
-        let trial = Trial::try_probe(health, wanted.index(), wanted.spare, now)?;
+        let trial = Trial::try_probe(health, wanted.timing(), wanted.spare, now)?;
         Some(Choice {
             endpoint: Arc::clone(endpoint),
             connected,

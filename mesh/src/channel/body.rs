@@ -18,12 +18,9 @@ use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
-use tars_proto::{binary, fault::code_in, timeout};
+use tars_proto::{MAX_RESPONSE, binary, fault::code_in, timeout};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tonic::Code;
-
-/// Maximum size in bytes of a message that a channel receives.
-pub const MAX_RESPONSE: usize = 16 << 20;
+use tonic::{Code, Status};
 
 pin_project! {
     /// The body of a response, which holds the slot of its stream until it has ended.
@@ -125,7 +122,11 @@ fn code_of(last: Option<&Item>) -> Code {
             let trailers = frame.trailers_ref();
             trailers.and_then(code_in).unwrap_or(Code::Unknown)
         }
-        Some(Err(_)) => Code::Unavailable,
+        // What this side refuses has a status; the connection was lost otherwise.
+        Some(Err(error)) => {
+            let refused = error.downcast_ref::<Status>();
+            refused.map_or(Code::Unavailable, Status::code)
+        }
         None => Code::Unknown,
     }
 }

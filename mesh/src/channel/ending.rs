@@ -1,7 +1,11 @@
 //! How a call ended, as far as it tells something of the address.
 
 use http::HeaderMap;
-use tars_proto::{binary, fault, fault::code_in};
+use tars_proto::{
+    binary,
+    fault::code_in,
+    unavailable::{Says, says},
+};
 use tonic::{Code, Status};
 
 /// How a call ended.
@@ -15,7 +19,8 @@ pub(super) enum Ending {
     Busy,
     /// Without a response, or with the one that says that the service does not work.
     Failed,
-    /// In a way that tells nothing of the address: it was not sent, or a limit of the caller's refused it.
+    /// In a way that tells nothing of the address: it was not sent, a limit of the caller's refused it, or it is about
+    /// something else that is not available.
     Other,
 }
 
@@ -25,10 +30,10 @@ impl Ending {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         match code_in(headers) {
             Some(Code::Ok) => Self::Served,
-            Some(Code::Unavailable) => match unavailable(headers) {
-                Some(status) if fault::is_busy(&status) => Self::Busy,
-                Some(status) if fault::is_of_caller(&status) => Self::Other,
-                _ => Self::Failed,
+            Some(Code::Unavailable) => match unavailable(headers).map(|status| says(&status)) {
+                Some(Says::Busy) => Self::Busy,
+                Some(Says::Nothing) => Self::Other,
+                Some(Says::Failed) | None => Self::Failed,
             },
             Some(Code::ResourceExhausted) => Self::Other,
             Some(_) => Self::Answered,
@@ -47,7 +52,7 @@ pub(super) fn unavailable(headers: &HeaderMap) -> Option<Status> {
 mod tests {
     use super::*;
     use std::time::Duration;
-    use tars_proto::reason;
+    use tars_proto::{fault, unavailable::Unavailable};
 
     fn headers(status: &Status) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -73,19 +78,24 @@ mod tests {
             (Status::resource_exhausted("no"), Ending::Other),
             (Status::unavailable("no"), Ending::Failed),
             (
-                fault::unavailable("X", "no", Duration::from_secs(1)),
-                Ending::Failed,
-            ),
-            (
                 fault::overloaded("no", Duration::from_secs(1)),
                 Ending::Busy,
             ),
-            (
-                fault::unavailable(reason::USAGE_UNKNOWN, "no", Duration::from_secs(1)),
-                Ending::Other,
-            ),
         ] {
             assert_eq!(Ending::of(&headers(&status)), expected, "{status}");
+        }
+    }
+
+    #[test]
+    fn what_is_unavailable_is_told_apart_by_what_its_reason_says_of_the_address() {
+        for why in Unavailable::ALL {
+            let status = fault::unavailable(*why, "no", Duration::from_secs(1));
+            let expected = match why.says() {
+                Says::Failed => Ending::Failed,
+                Says::Busy => Ending::Busy,
+                Says::Nothing => Ending::Other,
+            };
+            assert_eq!(Ending::of(&headers(&status)), expected, "{why:?}");
         }
     }
 }

@@ -21,12 +21,32 @@ const MAX_PATIENCE: Duration = Duration::from_secs(1);
 /// an address works.
 const LEAST_PATIENCE: u32 = 2;
 
+/// What the time of a call is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timing {
+    /// The usual time of a method, by the position of its outline.
+    Method(usize),
+    /// Nothing: the method waits in a queue or for others, as long as its caller and those before it make it. That
+    /// it was given up shows nothing, and it is a probe only where nothing else is called.
+    Queued,
+    /// Nothing, as the method is not in the contract.
+    Unknown,
+}
+
+impl Timing {
+    fn method(self) -> Option<usize> {
+        match self {
+            Self::Method(index) => Some(index),
+            Self::Queued | Self::Unknown => None,
+        }
+    }
+}
+
 /// A call in flight to one address. Dropping it without an ending counts the call as given up.
 #[derive(Debug)]
 pub(super) struct Trial {
     health: Arc<Health>,
-    /// The position of the method's outline.
-    method: Option<usize>,
+    timing: Timing,
     began: Instant,
     /// When the response began.
     responded: Option<Instant>,
@@ -36,25 +56,26 @@ pub(super) struct Trial {
 
 impl Trial {
     /// Begins a call, which is no probe.
-    pub(super) fn call(health: &Arc<Health>, method: Option<usize>, now: Instant) -> Self {
-        Self::new(health, method, Role::Call, now)
+    pub(super) fn call(health: &Arc<Health>, timing: Timing, now: Instant) -> Self {
+        Self::new(health, timing, Role::Call, now)
     }
 
     /// Begins a call that shows whether an ejected address works again, if it is time for one.
     pub(super) fn try_probe(
         health: &Arc<Health>,
-        method: Option<usize>,
+        timing: Timing,
         spare: bool,
         now: Instant,
     ) -> Option<Self> {
-        let probes = health.try_probe(spare, now);
-        probes.then(|| Self::new(health, method, Role::Probe, now))
+        let shows_soon = spare && timing != Timing::Queued;
+        let probes = health.try_probe(shows_soon, now);
+        probes.then(|| Self::new(health, timing, Role::Probe, now))
     }
 
-    fn new(health: &Arc<Health>, method: Option<usize>, role: Role, now: Instant) -> Self {
+    fn new(health: &Arc<Health>, timing: Timing, role: Role, now: Instant) -> Self {
         Self {
             health: Arc::clone(health),
-            method,
+            timing,
             began: now,
             responded: None,
             role: Some(role),
@@ -74,9 +95,9 @@ impl Trial {
     /// How long the call may go without a response if it is a probe: an address that was silent before the
     /// ejection may be so again, and nobody should have to wait for that.
     pub(super) fn patience(&self) -> Option<Duration> {
-        let usual = self.health.usual(self.method);
-        let is_probe = self.role == Some(Role::Probe);
-        is_probe.then(|| usual.map_or(MAX_PATIENCE, patience))
+        let usual = self.health.usual(self.timing.method());
+        let is_limited = self.role == Some(Role::Probe) && self.timing != Timing::Queued;
+        is_limited.then(|| usual.map_or(MAX_PATIENCE, patience))
     }
 
     /// Records how the call ended.
@@ -91,11 +112,11 @@ impl Trial {
         let took = self.responded.unwrap_or(now) - self.began;
         let verdict = match ending {
             Ending::Served => {
-                health.record_success(self.method, took, now);
+                health.record_success(self.timing.method(), took, now);
                 Verdict::Healthy
             }
             Ending::Answered => {
-                health.record_without_success(self.method, took, now);
+                health.record_without_success(self.timing.method(), took, now);
                 Verdict::Healthy
             }
             Ending::Busy => {
@@ -116,8 +137,9 @@ impl Trial {
     fn give_up(&self, role: Role) {
         let now = Instant::now();
         let (health, elapsed) = (&self.health, now - self.began);
-        let ratio = health.record_without_success(self.method, elapsed, now);
-        let silent = elapsed >= MIN_SILENCE && ratio.is_none_or(|ratio| ratio >= MAX_RATIO);
+        let ratio = health.record_without_success(self.timing.method(), elapsed, now);
+        let is_telling = elapsed >= MIN_SILENCE && self.timing != Timing::Queued;
+        let silent = is_telling && ratio.is_none_or(|ratio| ratio >= MAX_RATIO);
         let verdict = match silent {
             true => Verdict::Failed,
             false => Verdict::Unknown,

@@ -364,12 +364,13 @@ const SEND_BUFFER: usize = 64 << 10;
 /// Maximum time between notifying streams and the end, and for a refused peer to read why.
 const FINAL_MOMENT: Duration = Duration::from_secs(1);
 
-/// A time that differs by up to a tenth from client to client.
+/// A time that differs by up to a tenth from connection to connection.
 fn varied(time: Duration, addr: SocketAddr) -> Duration {
     time.mul_f64(0.9 + 0.2 * jitter(addr))
 }
 
-/// A number in 0..1 that is always the same for one client, so that no randomness is needed.
+/// A number in 0..1 that follows from the peer's address and port: clients behind one address are spread as well, and
+/// no randomness is needed.
 fn jitter(addr: SocketAddr) -> f64 {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(addr);

@@ -14,6 +14,8 @@ pub struct Outline {
     pub idempotent: bool,
     /// Whether the response is a stream.
     pub server_streaming: bool,
+    /// Whether it waits in a queue or for others: how long it takes tells nothing of the server.
+    pub queued: bool,
 }
 
 /// Returns what is known of the method with this gRPC path; `None` of one that is not in the contract.
@@ -36,18 +38,20 @@ fn outlines() -> &'static HashMap<String, Outline> {
                 read::path(&m),
                 read::is_idempotent(&m),
                 m.is_server_streaming(),
+                read::is_queued(pool(), &m),
             )
         });
         // First, as the contract declares the health service as well, without saying what may be repeated.
-        let others = infrastructure::paths().map(|(path, streams)| (path, true, streams));
+        let others = infrastructure::paths().map(|(path, streams)| (path, true, streams, false));
         let mut outlines = HashMap::new();
-        for (path, idempotent, server_streaming) in others.chain(declared) {
+        for (path, idempotent, server_streaming, queued) in others.chain(declared) {
             let index = outlines.len();
             outlines.entry(path.clone()).or_insert(Outline {
                 index,
                 path,
                 idempotent,
                 server_streaming,
+                queued,
             });
         }
         outlines

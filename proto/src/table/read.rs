@@ -236,6 +236,12 @@ pub(super) fn is_idempotent(method: &MethodDescriptor) -> bool {
     matches!(idempotency(method), Some(READ_ONLY | IDEMPOTENT))
 }
 
+/// Whether a method is declared to wait in a queue or for others.
+pub(super) fn is_queued(pool: &DescriptorPool, method: &MethodDescriptor) -> bool {
+    let rule = extension(pool, method, "tars.policy.v1.rule");
+    rule.is_some_and(|rule| load(&rule) == Ok(Load::Queued))
+}
+
 fn idempotency(method: &MethodDescriptor) -> Option<i32> {
     let options = method.options();
     let level = options.get_field_by_name("idempotency_level");

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 use tars_certs::{CaError, ca::csr::CsrError};
 use tars_credentials::{GrantError, permission};
 use tars_interceptors::store;
-use tars_proto::{fault, reason};
+use tars_proto::{fault, reason, unavailable::Unavailable};
 use tars_runtime::{
     db::DbError,
     lease::LeaseError,
@@ -151,7 +151,7 @@ impl From<AuthError> for Status {
         match error {
             E::InvalidCredentials => status(Code::Unauthenticated, reason::INVALID_CREDENTIALS),
             E::Throttled(retry) => fault::spent(reason::LOGIN_THROTTLED, "login", &text, retry),
-            E::Busy => fault::unavailable(reason::LOGIN_BUSY, &text, SOON),
+            E::Busy => fault::unavailable(Unavailable::LoginBusy, &text, SOON),
             E::BusyHere => fault::spent(reason::LOGIN_SHARE, "address", &text, SOON),
             E::NotFound(kind, name) => fault::not_found(kind, &name),
             E::UserExists(_) => status(Code::AlreadyExists, reason::USER_EXISTS),
@@ -166,7 +166,7 @@ impl From<AuthError> for Status {
             E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             E::SamePassword => fault::invalid_field("new_password", &text),
             E::Store(e) => store::failed(&e),
-            E::Unannounced => fault::unavailable(reason::UNANNOUNCED, &text, SOON),
+            E::Unannounced => fault::unavailable(Unavailable::Unannounced, &text, SOON),
             E::NoAuthority => precondition(reason::NO_AUTHORITY, "certificates"),
             E::JoinToken => status(Code::Unauthenticated, reason::INVALID_JOIN_TOKEN),
             E::TooManyTokens(wait) => {

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use tars_interceptors::{store, usage::QuotaRefusal};
 use tars_learn::hyper::ParamViolation;
 use tars_peers::{Failure, PeerError};
-use tars_proto::{fault, params::NotScalar, reason};
+use tars_proto::{fault, params::NotScalar, reason, unavailable::Unavailable};
 use tars_runtime::{
     db::DbError,
     lease::LeaseError,
@@ -148,7 +148,7 @@ impl From<HyperSyncError> for Status {
             E::FourEyes => fault::status(Code::PermissionDenied, reason::FOUR_EYES, &text),
             E::State { .. } | E::NotWithdrawable(_) => of_proposal(reason::WRONG_STATE),
             E::Conflict | E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
-            E::OwnedElsewhere(wait) => fault::unavailable(reason::OWNED_ELSEWHERE, &text, wait),
+            E::OwnedElsewhere(wait) => fault::unavailable(Unavailable::OwnedElsewhere, &text, wait),
             E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             E::Quota(refusal) => refusal.status(),
             E::Call(error) => error.into(),

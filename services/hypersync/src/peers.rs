@@ -10,9 +10,10 @@ pub(crate) use ladder::Ladder;
 use ladder::Promotions;
 use std::{fmt::Debug, sync::Arc};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
-use tars_mesh::{Channel, MAX_RESPONSE};
+use tars_mesh::Channel;
 use tars_peers::{Agents, PeerError, Trainer};
 use tars_proto::{
+    MAX_RESPONSE,
     automl::v1::{GetStudyRequest, Study, study_service_client::StudyServiceClient},
     orchestration::v1::{
         Agent, ApplyHyperparametersRequest, GetAgentRequest, HoldAgentRequest,

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, UnsuitableAlgorithm};
 use tars_interceptors::{store, usage::QuotaRefusal};
 use tars_learn::{Mismatch, hyper::ParamViolation, policy::BadPolicy, training::TrainingError};
-use tars_proto::{fault, params::NotScalar, reason};
+use tars_proto::{fault, params::NotScalar, reason, unavailable::Unavailable};
 use tars_runtime::{
     blobs::BlobError,
     db::DbError,
@@ -329,9 +329,9 @@ impl From<OrchestrationError> for Status {
             }
             E::NotHeld(_) => fault::precondition(reason::NOT_HELD, "agent", &text),
             E::Superseded(_) => fault::status(Code::Aborted, reason::SUPERSEDED, &text),
-            E::Behind => fault::unavailable(reason::REPLICA_BEHIND, &text, REPLICA_SOON),
+            E::Behind => fault::unavailable(Unavailable::ReplicaBehind, &text, REPLICA_SOON),
             E::RolloutPending(_) => {
-                fault::unavailable(reason::ROLLOUT_PENDING, &text, REPLICA_SOON)
+                fault::unavailable(Unavailable::RolloutPending, &text, REPLICA_SOON)
             }
             E::NamedTwice(_) => fault::invalid_field("agents", &text),
             E::Apart(..) | E::SamePlace(..) | E::NoAgents => {

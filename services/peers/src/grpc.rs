@@ -3,8 +3,9 @@
 use crate::{Evaluation, PeerError, Run, Trainer, Update, trainer::EVAL_EPISODES};
 use futures_util::{Stream, TryStreamExt, stream};
 use tars_interceptors::client::{Credentials, OutgoingService, finish, outgoing};
-use tars_mesh::{Channel, MAX_RESPONSE};
+use tars_mesh::Channel;
 use tars_proto::{
+    MAX_RESPONSE,
     orchestration::v1::{
         EvaluateHyperparametersRequest, EvaluateHyperparametersResponse, TrainingProgress,
         evaluate_hyperparameters_response::Event,

@@ -12,10 +12,14 @@ use tars_interceptors::{
     client::{Credentials, outgoing},
     usage::Usage,
 };
-use tars_mesh::{Channel, MAX_RESPONSE};
-use tars_proto::auth::v1::{
-    audit_service_client::AuditServiceClient, credential_service_client::CredentialServiceClient,
-    usage_service_client::UsageServiceClient,
+use tars_mesh::Channel;
+use tars_proto::{
+    MAX_RESPONSE,
+    auth::v1::{
+        audit_service_client::AuditServiceClient,
+        credential_service_client::CredentialServiceClient,
+        usage_service_client::UsageServiceClient,
+    },
 };
 use tars_runtime::{
     config::Connect,

@@ -18,7 +18,9 @@ pub(super) const DOOR: &str = "peer=\"spiffe://tars.local/door\"";
 /// A method that the contract declares idempotent.
 pub(super) const READ: &str = "/tars.auth.v1.AuthService/GetMe";
 /// A method that it does not.
-pub(super) const CHANGE: &str = "/tars.auth.v1.AuthService/Login";
+pub(super) const CHANGE: &str = "/tars.auth.v1.ApiKeyService/CreateApiKey";
+/// One that waits in a queue, and that the contract declares idempotent.
+pub(super) const QUEUED: &str = "/tars.orchestration.v1.GameService/FindEquilibria";
 
 /// Another one that the contract declares idempotent.
 pub(super) const OTHER_READ: &str = "/grpc.health.v1.Health/Check";

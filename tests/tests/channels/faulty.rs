@@ -1,10 +1,15 @@
 //! Calls over replicas some of which are dead, slow, flapping, silent, or refuse.
 
 use super::{
-    cast::{Acting, CHANGE, Cast, Mood, READ, STREAM, call, pushed_back, trailing, unavailable},
+    cast::{
+        Acting, CHANGE, Cast, Mood, QUEUED, READ, STREAM, call, pushed_back, trailing, unavailable,
+    },
     *,
 };
+use futures_util::future::join_all;
 use std::time::Duration;
+use tars_proto::unavailable::Unavailable;
+use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_refuses_quickly_draws_no_calls() {
@@ -41,6 +46,44 @@ async fn no_call_fails_after_the_ejection(refusing: Mood) {
     .await;
     eventually("it gets all calls", || async {
         cast.call(CHANGE).await.unwrap() == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_available_further_on_ejects_nobody_who_says_so() {
+    let cast = Cast::of(2).await;
+    let further = fault::unavailable(
+        Unavailable::Unreachable,
+        "orchestration cannot be reached",
+        Duration::from_secs(1),
+    );
+    for refusing in [Mood::Refusing(further.clone()), Mood::Trailing(further)] {
+        cast.turn(&refusing);
+        let (_, failed) = cast.load(CHANGE, 40, 4).await;
+        assert_eq!((failed, cast.ejected()), (40, 0));
+    }
+    cast.turn(&unavailable());
+    cast.until_ejected(CHANGE).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_what_waits_in_a_queue_ejects_nobody() {
+    let cast = Cast::of(2).await;
+    let (_, failed) = cast.load(QUEUED, 100, 8).await;
+    assert_eq!(failed, 0);
+    cast.turn(&Mood::Silent);
+    let limit = Duration::from_millis(1100);
+    for _ in 0..2 {
+        let calls = (0..16).map(|_| timeout(limit, cast.call(QUEUED)));
+        let given_up = join_all(calls).await;
+        assert!(given_up.iter().all(Result::is_err), "{given_up:?}");
+        assert_eq!(cast.ejected(), 0);
+    }
+    eventually("what is answered at once otherwise does", || async {
+        let calls = (0..16).map(|_| timeout(limit, cast.call(READ)));
+        join_all(calls).await;
+        cast.ejected() == 1
     })
     .await;
 }

@@ -1,7 +1,7 @@
 //! Names of servers: what a channel makes of the addresses that they have now.
 
 use super::*;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use std::{collections::BTreeMap, io};
 use tars_mesh::channel::Resolve;
 use tars_runtime::targets::{MAX_TARGETS, Target};
@@ -56,6 +56,10 @@ async fn a_name_counts_as_all_addresses_that_it_has_now() {
         unreachable!()
     };
     records.set(Some(&[second, first, second]));
+    eventually("it is looked up again", || async {
+        answered(&channel).await.is_ok()
+    })
+    .await;
     replicas.all_answer(&channel, &[0, 1]).await;
     assert_eq!(counted(&channel, 50, 3).await[2], 0);
 
@@ -105,14 +109,53 @@ async fn a_name_that_cannot_be_looked_up_keeps_its_addresses_while_others_change
 async fn the_addresses_of_a_name_are_bounded() {
     let replicas = Replicas::start(1).await;
     let own = replicas.addrs[0];
-    // Nothing listens at the others, which are in front of the one that does.
+    // Nothing listens at the others.
     let refused = (1..).map(|port| SocketAddr::new([127, 0, 0, 1].into(), port));
-    for (others, is_used) in [(MAX_TARGETS - 1, true), (MAX_TARGETS, false)] {
+    let channel = |others| {
         let records = Records::default();
         let addrs: Vec<_> = refused.clone().take(others).chain([own]).collect();
         records.set(Some(&addrs));
         let options = replicas.options("door.example:8093");
-        let channel = Channel::with_resolver(options, Arc::new(records)).unwrap();
-        assert_eq!(answered(&channel).await.is_ok(), is_used, "{others}");
+        Channel::with_resolver(options, Arc::new(records)).unwrap()
+    };
+    let whole = channel(MAX_TARGETS - 1);
+    assert_eq!(answered(&whole).await.unwrap(), 0);
+    // Each client has a subset of its own, so that the one that listens is in some of them.
+    let seen = Mutex::new(BTreeSet::new());
+    eventually("it is in some subsets, and not in all", || {
+        let (channel, seen) = (channel(2 * MAX_TARGETS), &seen);
+        async move {
+            let is_used = answered(&channel).await.is_ok();
+            seen.lock().insert(is_used);
+            seen.lock().len() == 2
+        }
+    })
+    .await;
+}
+
+/// A resolver that never answers.
+#[derive(Debug, Default)]
+struct Hanging(AtomicUsize);
+
+impl Resolve for Hanging {
+    fn resolve(&self, _: &Target) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(std::future::pending())
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_share_a_lookup_that_hangs() {
+    let replicas = Replicas {
+        root: TestCa::root("root"),
+        listeners: Vec::new(),
+        addrs: Vec::new(),
+    };
+    let resolver = Arc::new(Hanging::default());
+    let options = replicas.options("door.example:8093");
+    let channel = Channel::with_resolver(options, resolver.clone()).unwrap();
+    let lookups = || resolver.0.load(Ordering::Relaxed);
+    let answers = join_all((0..8).map(|_| answered(&channel))).await;
+    assert!(answers.iter().all(Result::is_err), "{answers:?}");
+    assert_eq!(lookups(), 1);
 }

@@ -252,3 +252,16 @@ async fn a_call_is_counted_with_the_code_that_its_body_ends_with() {
         assert!(counted.contains(&format!("code=\"{code}\"")), "{counted}");
     }
 }
+
+#[test]
+fn what_this_side_refuses_is_counted_with_the_code_of_the_refusal() {
+    for (last, code) in [
+        (Next::Refused, Code::ResourceExhausted),
+        (Next::Lost, Code::Unavailable),
+        (unavailable(), Code::Unavailable),
+        (ok(), Code::Ok),
+    ] {
+        assert_eq!(code_of(Some(&last.item())), code, "{last:?}");
+    }
+    assert_eq!(code_of(None), Code::Unknown);
+}

@@ -5,6 +5,7 @@ use super::{
 use tokio::time::advance;
 
 const METHOD: Option<usize> = Some(0);
+const TIMING: Timing = Timing::Method(0);
 
 /// One of two addresses.
 pub(in crate::channel) fn of_two() -> Arc<Health> {
@@ -19,11 +20,11 @@ fn measuring(measures: bool, addresses: usize) -> Arc<Health> {
 }
 
 pub(in crate::channel) fn call(health: &Arc<Health>) -> Trial {
-    Trial::call(health, METHOD, Instant::now())
+    Trial::call(health, TIMING, Instant::now())
 }
 
 fn probe(health: &Arc<Health>) -> Option<Trial> {
-    Trial::try_probe(health, METHOD, true, Instant::now())
+    Trial::try_probe(health, TIMING, true, Instant::now())
 }
 
 fn accepted(mut trial: Trial) -> Trial {
@@ -185,6 +186,44 @@ async fn giving_up_a_method_that_takes_long_shows_nothing() {
     drop(calls);
     assert!(!health.is_ejected());
     assert_eq!(slowness(&health), 1.0);
+}
+
+fn queued(health: &Arc<Health>) -> Trial {
+    Trial::call(health, Timing::Queued, Instant::now())
+}
+
+#[tokio::test(start_paused = true)]
+async fn giving_up_what_waits_in_a_queue_shows_nothing_however_short_it_was_before() {
+    let health = of_two();
+    for short in [false, true] {
+        for _ in 0..if short { 100 } else { 0 } {
+            queued(&health).end(Ending::Served);
+        }
+        let calls: Vec<_> = (0..8).map(|_| queued(&health)).collect();
+        advance(Duration::from_millis(1100)).await;
+        drop(calls);
+        assert!(!health.is_ejected());
+        assert_eq!(slowness(&health), 1.0);
+    }
+    for _ in 0..5 {
+        queued(&health).end(Ending::Failed);
+    }
+    assert!(health.is_ejected(), "a failure is one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_in_a_queue_is_a_probe_only_where_nothing_else_is_called() {
+    let health = of_two();
+    eject(&health).await;
+    let try_queued = || Trial::try_probe(&health, Timing::Queued, true, Instant::now());
+    assert!(try_queued().is_none());
+    probe(&health).unwrap().end(Ending::Other);
+    advance(Duration::from_secs(10)).await;
+    let long = try_queued().unwrap();
+    assert_eq!(long.patience(), None, "it is waited for");
+    advance(Duration::from_secs(5)).await;
+    drop(long);
+    assert!(probe(&health).is_some(), "it is not ejected for longer");
 }
 
 #[tokio::test(start_paused = true)]
