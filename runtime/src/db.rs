@@ -38,6 +38,7 @@ pub use transaction::{Access, Affected, Fetch, Isolation, Swap, Transaction, Wri
 
 use crate::{
     config::Database,
+    page::{Page, Room},
     trace::{self, Kind, Span},
 };
 use faults::Faults;
@@ -269,6 +270,13 @@ pub struct Read<'a> {
 }
 
 impl Fetch for Read<'_> {
+    fn rows_within<'a>(&'a mut self, query: Query<'a>, room: Room) -> Access<'a, Page<Row>> {
+        Box::pin(async move {
+            self.faults.check_reachable()?;
+            self.pools.page(&query, room).await
+        })
+    }
+
     fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
         Box::pin(async move {
             self.faults.check_reachable()?;
@@ -292,6 +300,10 @@ pub struct Snapshot {
 }
 
 impl Fetch for Snapshot {
+    fn rows_within<'a>(&'a mut self, query: Query<'a>, room: Room) -> Access<'a, Page<Row>> {
+        self.transaction.rows_within(query, room)
+    }
+
     fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
         self.transaction.rows(query)
     }

@@ -120,6 +120,12 @@ const RANGES: &[(&str, Range)] = &[
         "gateway.max_connections_by_proxy",
         ShareOf(&["gateway.max_connections"]),
     ),
+    ("gateway.max_unsent_bytes", Between(1, 1024 * GIB)),
+    (
+        "gateway.max_unsent_bytes_by_address",
+        ShareOf(&["gateway.max_unsent_bytes"]),
+    ),
+    ("gateway.answer_seconds", Between(1, HOUR)),
     ("database.readers", Between(1, 1024)),
     ("database.writers", Between(1, 1024)),
     ("database.lease_seconds", Between(3, HOUR)),
@@ -133,6 +139,11 @@ const RANGES: &[(&str, Range)] = &[
     ("hypersync.verification_seconds", Between(1, HOUR)),
     ("automl.parallel_trials", Between(1, 4096)),
     ("automl.max_running_studies", Between(1, MANY)),
+    (
+        "automl.max_running_studies_by_owner",
+        ShareOf(&["automl.max_studies_by_owner"]),
+    ),
+    ("automl.max_studies_by_owner", Between(1, MANY)),
 ];
 
 /// A number with its range, after shares have been resolved.

@@ -18,6 +18,13 @@ pub struct Gateway {
     pub max_connections_by_address: usize,
     /// Maximum number of connections from one address in `trusted_proxies`, which many clients share.
     pub max_connections_by_proxy: usize,
+    /// Maximum bytes of answers that their clients have not read yet; further calls are refused with 503.
+    pub max_unsent_bytes: usize,
+    /// Maximum bytes of these of the clients at one IPv4 address or IPv6 /64; further calls are refused with 429. It
+    /// shrinks as the total runs out. One answer of any size may be unread.
+    pub max_unsent_bytes_by_address: usize,
+    /// Maximum time in seconds that a client takes to read an answer; then its connection ends.
+    pub answer_seconds: u64,
     /// Networks (`10.0.0.0/8`) and addresses of the proxies in front of the gateway. Their
     /// `Forwarded` and `X-Forwarded-For` headers name the client, for limits, audit records and
     /// traces: it is the first address from the right that is not in this list. The client is the
@@ -35,6 +42,9 @@ impl Default for Gateway {
             max_connections: 1024,
             max_connections_by_address: 128,
             max_connections_by_proxy: 768,
+            max_unsent_bytes: 256 << 20,
+            max_unsent_bytes_by_address: 32 << 20,
+            answer_seconds: 120,
             trusted_proxies: Vec::new(),
         }
     }
@@ -137,6 +147,10 @@ pub struct Automl {
     pub parallel_trials: usize,
     /// Maximum number of studies that one replica runs at once.
     pub max_running_studies: usize,
+    /// Maximum number of studies of one user or API key's owner that have not ended, whoever runs their trials.
+    pub max_running_studies_by_owner: u64,
+    /// Maximum number of studies of one of these, with those that have ended.
+    pub max_studies_by_owner: u64,
 }
 
 impl Default for Automl {
@@ -144,6 +158,8 @@ impl Default for Automl {
         Self {
             parallel_trials: 2,
             max_running_studies: 8,
+            max_running_studies_by_owner: 64,
+            max_studies_by_owner: 10_000,
         }
     }
 }

@@ -10,6 +10,8 @@ use super::{
     query::Query,
     row::{Inner, Row},
 };
+use crate::page::{Page, Room};
+use futures_util::TryStreamExt;
 use sqlx::{Connection as _, Database, Pool, Postgres, Sqlite, pool::PoolConnection};
 use std::{
     ops::{Deref, DerefMut},
@@ -37,6 +39,13 @@ pub(super) trait Engine: Database {
         connection: &mut Self::Connection,
         query: &Query<'_>,
     ) -> impl Future<Output = Result<Vec<Row>, DbError>> + Send;
+
+    /// The first rows of a result, as many as there is room for.
+    fn page(
+        connection: &mut Self::Connection,
+        query: &Query<'_>,
+        room: Room,
+    ) -> impl Future<Output = Result<Page<Row>, DbError>> + Send;
 
     /// The first row of a result.
     fn row(
@@ -71,6 +80,23 @@ macro_rules! engine {
                 let rows = query.fetch_all(connection).await?;
                 let row = |row| Row(Inner::$engine(row));
                 Ok(rows.into_iter().map(row).collect())
+            }
+
+            async fn page(
+                connection: &mut Self::Connection,
+                query: &Query<'_>,
+                mut room: Room,
+            ) -> Result<Page<Row>, DbError> {
+                let query = sqlx::query_with(query.text(), query.$arguments()?);
+                let (mut result, mut rows) = (query.fetch(connection), Vec::new());
+                while let Some(row) = result.try_next().await? {
+                    let row = Row(Inner::$engine(row));
+                    if !room.take(row.bytes()) {
+                        return Ok(Page { rows, more: true });
+                    }
+                    rows.push(row);
+                }
+                Ok(Page { rows, more: false })
             }
 
             async fn row(

@@ -19,6 +19,7 @@ use super::{
     session::verify,
     transaction::{Open, Transaction},
 };
+use crate::page::{Page, Room};
 use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection, postgres::PgPoolOptions};
 use std::{
     collections::BTreeSet,
@@ -84,6 +85,10 @@ impl Dump {
 }
 
 impl Fetch for Dump {
+    fn rows_within<'a>(&'a mut self, query: Query<'a>, room: Room) -> Access<'a, Page<Row>> {
+        self.transaction.rows_within(query, room)
+    }
+
     fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
         self.transaction.rows(query)
     }

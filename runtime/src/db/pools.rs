@@ -6,7 +6,10 @@ use super::{
     migrate,
     transaction::{Open, Transaction, in_time},
 };
-use crate::backoff::Backoff;
+use crate::{
+    backoff::Backoff,
+    page::{Page, Room},
+};
 use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, Executor, PgPool, Postgres, SqlSafeStr, Sqlite, SqlitePool,
@@ -19,6 +22,8 @@ use tokio::time::{Instant, sleep};
 
 /// How many connections read a SQLite file at once.
 const READERS: u32 = 2;
+/// How many rows of a result SQLite reads ahead of whoever takes them.
+const READ_AHEAD: usize = 16;
 /// How long a transaction waits for those that write before it.
 const BUSY: Duration = Duration::from_secs(5);
 /// How long work that has changed nothing yet is tried again: long enough for a database to restart,
@@ -55,6 +60,7 @@ fn sqlite_options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY)
+        .row_buffer_size(READ_AHEAD)
         .foreign_keys(true)
 }
 
@@ -203,6 +209,24 @@ impl Pools {
     /// The first row of a query that stands alone.
     pub(super) async fn row(&self, query: &Query<'_>) -> Result<Option<Row>, DbError> {
         self.repeat(|| in_time(self.fetch_first(query))).await
+    }
+
+    /// The first rows of a query that stands alone.
+    pub(super) async fn page(&self, query: &Query<'_>, room: Room) -> Result<Page<Row>, DbError> {
+        self.repeat(|| in_time(self.fetch_page(query, room))).await
+    }
+
+    async fn fetch_page(&self, query: &Query<'_>, room: Room) -> Result<Page<Row>, DbError> {
+        match self {
+            Self::Sqlite { reader, .. } => {
+                let mut connection = Connection::acquire(reader).await?;
+                Sqlite::page(&mut connection, query, room).await
+            }
+            Self::Postgres { reader, .. } => {
+                let mut connection = Connection::acquire(reader).await?;
+                Postgres::page(&mut connection, query, room).await
+            }
+        }
     }
 
     async fn fetch_first(&self, query: &Query<'_>) -> Result<Option<Row>, DbError> {

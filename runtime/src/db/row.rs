@@ -2,7 +2,7 @@
 
 use super::{Corrupt, DbError};
 use serde::de::DeserializeOwned;
-use sqlx::{Row as _, postgres::PgRow, sqlite::SqliteRow};
+use sqlx::{Decode, Row as _, Sqlite, TypeInfo, ValueRef, postgres::PgRow, sqlite::SqliteRow};
 use uuid::Uuid;
 
 /// A row of a result.
@@ -34,6 +34,14 @@ impl Row {
         T::read(self, column)
     }
 
+    /// How many bytes its texts and blobs have, and its other values about.
+    pub(super) fn bytes(&self) -> usize {
+        match &self.0 {
+            Inner::Sqlite(row) => (0..row.len()).map(|at| sqlite_bytes(row, at)).sum(),
+            Inner::Postgres(row) => (0..row.len()).map(|at| postgres_bytes(row, at)).sum(),
+        }
+    }
+
     /// The row under the name that an error gives it: its table and its key.
     pub fn named(&self, table: &'static str, key: impl ToString) -> NamedRow<'_> {
         NamedRow {
@@ -42,6 +50,22 @@ impl Row {
             key: key.to_string(),
         }
     }
+}
+
+/// The size of a value that is neither a text nor a blob.
+const SCALAR: usize = 8;
+
+fn sqlite_bytes(row: &SqliteRow, at: usize) -> usize {
+    let value = row.try_get_raw(at).ok();
+    // Reading a number as bytes would make a text of it.
+    let long = value.filter(|value| matches!(value.type_info().name(), "TEXT" | "BLOB"));
+    let bytes = long.and_then(|value| <&[u8] as Decode<Sqlite>>::decode(value).ok());
+    bytes.map_or(SCALAR, <[u8]>::len)
+}
+
+fn postgres_bytes(row: &PgRow, at: usize) -> usize {
+    let bytes = row.try_get_raw(at).ok().and_then(|v| v.as_bytes().ok());
+    bytes.map_or(SCALAR, <[u8]>::len)
 }
 
 /// A row whose content is checked while it is read. What it cannot hold is a [`Corrupt`] error

@@ -1,4 +1,5 @@
 use super::*;
+use crate::page;
 use std::sync::Arc;
 
 const MIGRATIONS: &[Migration] = &[Migration::new(
@@ -104,6 +105,37 @@ async fn a_unique_value_that_is_taken_is_told_apart() {
     insert(&mut tx, 1, "x").await.unwrap().one().unwrap();
     let taken = insert(&mut tx, 1, "x").await.unwrap_err();
     assert!(taken.is_unique_violation(), "{taken}");
+}
+
+#[tokio::test]
+async fn a_page_ends_with_its_bytes_and_the_transaction_goes_on() {
+    const PAGE: &str = "SELECT id, text FROM item WHERE id > $1 ORDER BY id LIMIT $2";
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(&dir.path().join("x.db"), MIGRATIONS)
+        .await
+        .unwrap();
+    let mut tx = begin(&db).await;
+    let long = "x".repeat(page::MAX_BYTES * 2 / 5);
+    for id in 1..=90 {
+        let text = if id <= 5 { &*long } else { "short" };
+        insert(&mut tx, id, text).await.unwrap().one().unwrap();
+    }
+    let ids = async |fetch: &mut Transaction, after: i64, size: u32| {
+        let size = page::size(size);
+        let query = Query::new(PAGE).bind(after).bind(size.limit());
+        let page: Page<Item> = fetch.page(query, size).await.unwrap();
+        let ids: Vec<i64> = page.rows.iter().map(|item| item.id).collect();
+        (ids, page.more)
+    };
+    assert_eq!(ids(&mut tx, 0, 500).await, (vec![1, 2], true));
+    assert_eq!(ids(&mut tx, 2, 1).await, (vec![3], true));
+    assert_eq!(ids(&mut tx, 4, 500).await, ((5..=90).collect(), false));
+    assert_eq!(ids(&mut tx, 80, 10).await, ((81..=90).collect(), false));
+    tx.commit().await.unwrap();
+    let size = page::size(500);
+    let query = Query::new(PAGE).bind(0_i64).bind(size.limit());
+    let read: Page<Item> = db.read("test.page").page(query, size).await.unwrap();
+    assert_eq!((read.rows.len(), read.more), (2, true));
 }
 
 #[tokio::test]

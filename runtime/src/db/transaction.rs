@@ -5,7 +5,10 @@ use super::{
     connection::{Connection, Engine},
     row::Column,
 };
-use crate::trace::Span;
+use crate::{
+    page::{Page, Room, Size},
+    trace::Span,
+};
 use futures_util::future::BoxFuture;
 use sqlx::{Postgres, Sqlite};
 use std::{
@@ -50,6 +53,30 @@ pub trait Fetch: Send {
     ///
     /// As [`rows`](Self::rows).
     fn row<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Option<Row>>;
+
+    /// The first rows of a result, as many as there is room for. What follows is not read.
+    ///
+    /// # Errors
+    ///
+    /// As [`rows`](Self::rows).
+    fn rows_within<'a>(&'a mut self, query: Query<'a>, room: Room) -> Access<'a, Page<Row>>;
+
+    /// The rows of a page, each read into a `T`. The query is limited to [`Size::limit`].
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`], also where a row cannot be read.
+    fn page<T: FromRow>(
+        &mut self,
+        query: Query<'_>,
+        size: Size,
+    ) -> impl Future<Output = Result<Page<T>, DbError>> + Send {
+        async move {
+            let Page { rows, more } = self.rows_within(query, size.room()).await?;
+            let rows = rows.iter().map(T::from_row).collect::<Result<_, _>>()?;
+            Ok(Page { rows, more })
+        }
+    }
 
     /// All rows, each read into a `T`.
     ///
@@ -222,6 +249,15 @@ impl Transaction {
 }
 
 impl Fetch for Transaction {
+    fn rows_within<'a>(&'a mut self, query: Query<'a>, room: Room) -> Access<'a, Page<Row>> {
+        Box::pin(in_time(async move {
+            match &mut self.0 {
+                Open::Sqlite(c) => Sqlite::page(c, &query, room).await,
+                Open::Postgres(c) => Postgres::page(c, &query, room).await,
+            }
+        }))
+    }
+
     fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
         Box::pin(in_time(async move {
             match &mut self.0 {
@@ -300,6 +336,10 @@ impl Write {
 }
 
 impl Fetch for Write {
+    fn rows_within<'a>(&'a mut self, query: Query<'a>, room: Room) -> Access<'a, Page<Row>> {
+        self.transaction.rows_within(query, room)
+    }
+
     fn rows<'a>(&'a mut self, query: Query<'a>) -> Access<'a, Vec<Row>> {
         self.transaction.rows(query)
     }

@@ -16,7 +16,7 @@ pub(crate) use watch::start as watch_stream;
 use crate::{Auth, Origin};
 use std::sync::Arc;
 use tars_interceptors::{Call, usage::Usage};
-use tars_proto::auth::v1::*;
+use tars_proto::{MAX_RESPONSE, auth::v1::*};
 use tonic::{Request, Status, service::Routes};
 use usage::UsageApi;
 
@@ -37,35 +37,43 @@ pub fn routes(auth: Arc<Auth>, counting: Usage, max_message: usize) -> Routes {
     routes
         .add_service(
             auth_service_server::AuthServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             user_service_server::UserServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             api_key_service_server::ApiKeyServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             signing_key_service_server::SigningKeyServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             audit_service_server::AuditServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             usage_service_server::UsageServiceServer::new(usage)
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             certificate_service_server::CertificateServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             credential_service_server::CredentialServiceServer::new(api)
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         );
     routes.routes()
 }
@@ -75,7 +83,8 @@ pub fn bootstrap_routes(auth: Arc<Auth>, max_message: usize) -> Routes {
     let mut routes = Routes::builder();
     routes.add_service(
         bootstrap_service_server::BootstrapServiceServer::new(Api(auth))
-            .max_decoding_message_size(max_message),
+            .max_decoding_message_size(max_message)
+            .max_encoding_message_size(MAX_RESPONSE),
     );
     routes.routes()
 }

@@ -5,7 +5,7 @@ use tars_runtime::{
     audit::{self, Record},
     db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
     lease::Fence,
-    page,
+    page::{self, Page},
 };
 
 const BATCH: i64 = 200;
@@ -95,9 +95,9 @@ pub(crate) async fn list(
         .bind(&filter.service)
         .bind(filter.from_us.unwrap_or(i64::MIN))
         .bind(filter.to_us.unwrap_or(i64::MAX))
-        .bind(size + 1);
-    let rows: Vec<Listed> = store.read("audit.list").all(query).await?;
-    let (rows, next) = page::cut(rows, size, |r| r.seq.to_string());
+        .bind(size.limit());
+    let rows: Page<Listed> = store.read("audit.list").page(query, size).await?;
+    let (rows, next) = rows.cut(|r| r.seq.to_string());
     Ok((rows.into_iter().map(|r| r.record).collect(), next))
 }
 

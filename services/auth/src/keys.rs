@@ -126,8 +126,8 @@ impl Auth {
         let size = page::size(page_size);
         let before = page::start_before(token)?;
         let mut db = self.store.read("api_keys.list");
-        let rows = store::keys(&mut db, (before.0, &before.1), size + 1).await?;
-        let (rows, next) = page::cut(rows, size, |k| format!("{}_{}", k.created_us, k.id));
+        let rows = store::keys(&mut db, (before.0, &before.1), size).await?;
+        let (rows, next) = rows.cut(|k| format!("{}_{}", k.created_us, k.id));
         Ok((rows.into_iter().map(KeySummary::from).collect(), next))
     }
 

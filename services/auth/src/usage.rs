@@ -83,9 +83,9 @@ impl Auth {
         let (size, after) = (page::size(page_size), place(token)?);
         let months = (asked.first, asked.last);
         let mut db = self.store.read("usage.list");
-        let rows = store::usage(&mut db, months, asked.user, &after, size + 1).await?;
+        let rows = store::usage(&mut db, months, asked.user, &after, size).await?;
         let token = |row: &UsageRow| format!("{}_{}", row.month, row.user_id);
-        let (rows, next) = page::cut(rows, size, token);
+        let (rows, next) = rows.cut(token);
         let stored = store::open_from(&mut db).await?;
         let open_from = stored.max(open_from(self.clock.now()).to_string());
         let used = rows.into_iter().map(|row| Used {

@@ -106,8 +106,8 @@ impl Auth {
         page_size: u32,
     ) -> Result<(Vec<UserSummary>, String), AuthError> {
         let size = page::size(page_size);
-        let rows = store::users(&mut self.store.read("users.list"), after, size + 1).await?;
-        let (rows, next) = page::cut(rows, size, |u| u.username.clone());
+        let rows = store::users(&mut self.store.read("users.list"), after, size).await?;
+        let (rows, next) = rows.cut(|u| u.username.clone());
         Ok((rows.iter().map(UserSummary::from).collect(), next))
     }
 

@@ -6,14 +6,15 @@ use crate::{
     Automl, AutomlError, hyper,
     peers::{Elsewhere, Most},
     store::{StudyState as State, TrialState as Ended},
-    studies::{DEFAULT_STEPS, NewStudy, StudyView, TrialEnd},
+    studies::{DEFAULT_STEPS, NewStudy, TrialEnd},
+    views::StudyView,
     watch::{StudyEvent, Watcher},
 };
 use futures_util::{Stream, stream};
 use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
 use tars_learn::algorithm;
-use tars_proto::{automl::v1::*, fault};
+use tars_proto::{MAX_RESPONSE, automl::v1::*, fault};
 use tonic::{Request, Response, Status, service::Routes};
 use uuid::Uuid;
 use wire::{check_against, invalid, own_space, space, study, trial};
@@ -27,7 +28,8 @@ pub(crate) struct Api {
 
 pub(crate) fn routes(automl: Arc<Automl>, max_message: usize) -> Routes {
     let server = study_service_server::StudyServiceServer::new(Api { automl });
-    Routes::new(server.max_decoding_message_size(max_message))
+    let server = server.max_decoding_message_size(max_message);
+    Routes::new(server.max_encoding_message_size(MAX_RESPONSE))
 }
 
 fn id(text: &str) -> Result<Uuid, Status> {
@@ -137,7 +139,7 @@ impl study_service_server::StudyService for Api {
         };
         let row = self.automl.create_study(new).await?;
         Ok(Response::new(CreateStudyResponse {
-            study: Some(study(StudyView::of(row, Vec::new()))),
+            study: Some(study(StudyView::new(row))),
         }))
     }
 
@@ -289,4 +291,41 @@ fn events(watcher: Watcher) -> impl Stream<Item = Result<WatchStudyResponse, Sta
         };
         Ok(Some((item, watcher)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{Rig, seeded};
+    use study_service_client::StudyServiceClient;
+    use tars_search::{Parameter, Range, Space, Value};
+    use tonic::Code;
+
+    #[tokio::test]
+    async fn an_answer_that_no_client_takes_is_not_sent() {
+        let rig = Rig::start().await;
+        let mut codes = Vec::new();
+        // A hundred thousand bytes each.
+        let parameter = |at: usize| Parameter {
+            name: format!("p{at}"),
+            range: Range::Categorical {
+                values: (0..100)
+                    .map(|n| Value::Text(format!("{n:01000}")))
+                    .collect(),
+            },
+        };
+        for parameters in [10, 170] {
+            let new = NewStudy {
+                server_run: false,
+                space: Space::new((0..parameters).map(parameter).collect()).unwrap(),
+                ..seeded(1)
+            };
+            let study_id = rig.automl.create_study(new).await.unwrap().id.to_string();
+            let own = routes(Arc::clone(&rig.automl), 1 << 20);
+            let mut client = StudyServiceClient::new(own).max_decoding_message_size(usize::MAX);
+            let answer = client.get_study(GetStudyRequest { study_id }).await;
+            codes.push(answer.err().map(|refused| refused.code()));
+        }
+        assert_eq!(codes, [None, Some(Code::OutOfRange)]);
+    }
 }

@@ -39,6 +39,12 @@ pub(crate) enum AutomlError {
     TrialEnded(&'static str),
     #[error("too many studies are running")]
     Busy,
+    #[error(
+        "the caller has {0} studies that have not ended, which is as many as there may be; cancel one that is not needed"
+    )]
+    RunningFull(i64),
+    #[error("the caller has {0} studies, which is as many as there may be")]
+    StudiesFull(i64),
     #[error(transparent)]
     Quota(#[from] QuotaRefusal),
     #[error("the study was changed concurrently")]
@@ -100,6 +106,9 @@ impl From<AutomlError> for Status {
                 &text,
                 Duration::from_secs(10),
             ),
+            AutomlError::RunningFull(_) | AutomlError::StudiesFull(_) => {
+                fault::status(Code::ResourceExhausted, reason::STUDIES_FULL, &text)
+            }
             AutomlError::Conflict | AutomlError::NotOwned(_) => {
                 fault::status(Code::Aborted, reason::CONFLICT, &text)
             }

@@ -41,6 +41,8 @@ use uuid::Uuid;
 const SEED: u64 = 7;
 /// The limit of concurrently running studies.
 pub(crate) const STUDIES: usize = 2;
+/// How many studies an owner may have that have not ended; in all, one more.
+pub(crate) const OWN_STUDIES: u64 = 1_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_micros(100);
 /// How long the lease of a replica lasts: nothing is renewed while a test runs.
@@ -313,6 +315,8 @@ impl Rig {
         let settings = config::Automl {
             parallel_trials: parallel,
             max_running_studies: STUDIES,
+            max_running_studies_by_owner: OWN_STUDIES,
+            max_studies_by_owner: OWN_STUDIES + 1,
         };
         let pacing = Pacing {
             trial: pause,

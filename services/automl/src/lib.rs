@@ -17,6 +17,7 @@ mod retries;
 mod runner;
 mod store;
 mod studies;
+mod views;
 mod watch;
 mod workload;
 

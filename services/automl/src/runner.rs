@@ -237,11 +237,9 @@ impl Automl {
         begun: &HashSet<u32>,
         fence: &Fence,
     ) -> Result<TrialRow, AutomlError> {
-        let trials = self.store.all_trials(study.id).await?;
-        let left = trials
-            .into_iter()
-            .find(|t| t.state == TrialState::Running && !begun.contains(&t.number));
-        match left {
+        let running = self.store.running_trials(study.id).await?;
+        let mut left = running.into_iter().filter(|t| !begun.contains(&t.number));
+        match left.next() {
             Some(left) => self.restart_trial(left, fence).await,
             None => self.ask(study, Some(fence)).await,
         }

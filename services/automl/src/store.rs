@@ -3,8 +3,8 @@
 mod trials;
 
 pub(crate) use trials::{
-    TrialRow, TrialState, count_ended, count_steps, insert_trial, trial_in, trials_in,
-    update_running_trial,
+    Past, Tally, TrialRow, TrialState, best_of, completed_values, count_ended, count_steps,
+    insert_trial, tally_of, trial_in, update_running_trial,
 };
 
 use crate::AutomlError;
@@ -15,6 +15,7 @@ use tars_runtime::{
         json,
     },
     lease::{self, Fence},
+    page::{Page, Size},
     usage,
 };
 use tars_search::{Pruner, Sampler, Space};
@@ -162,6 +163,9 @@ const INSERT_STUDY: &str = "INSERT INTO studies (id, agent_id, agent_type, envir
                             $13, $14, $15, $16, $17, $18)";
 const END_STUDY: &str = "UPDATE studies SET state = $1, error = $2, completed_us = $3, events = events + 1 \
                          WHERE id = $4 AND state = 'running'";
+const COUNT: &str = "SELECT COUNT(*) AS studies FROM studies WHERE owner_id = $1";
+const COUNT_RUNNING: &str =
+    "SELECT COUNT(*) AS studies FROM studies WHERE owner_id = $1 AND state = 'running'";
 const BUDGET: &str = "SELECT CAST(COALESCE(SUM(n_trials * steps), 0) AS BIGINT) AS budget FROM studies \
                       WHERE owner_id = $1 AND state = 'running' AND server_run";
 /// What trials have taken of it, and what those that have ended will not take.
@@ -207,10 +211,10 @@ impl Store {
     pub(crate) async fn studies(
         &self,
         before: Uuid,
-        limit: i64,
-    ) -> Result<Vec<StudyRow>, AutomlError> {
-        let query = Query::new(STUDIES).bind(before).bind(limit);
-        Ok(self.db.read("studies.list").all(query).await?)
+        size: Size,
+    ) -> Result<Page<StudyRow>, AutomlError> {
+        let query = Query::new(STUDIES).bind(before).bind(size.limit());
+        Ok(self.db.read("studies.list").page(query, size).await?)
     }
 
     /// The studies that the server runs and that have not ended. A damaged row must not keep the
@@ -237,6 +241,22 @@ impl Store {
 pub(crate) async fn study_in(db: &mut impl Fetch, id: Uuid) -> Result<StudyRow, AutomlError> {
     let found = db.optional(Query::new(STUDY).bind(id)).await?;
     found.ok_or_else(|| no_study(id))
+}
+
+/// How many studies an owner has.
+pub(crate) async fn count_studies(db: &mut impl Fetch, owner_id: &str) -> Result<i64, AutomlError> {
+    Ok(db
+        .value(Query::new(COUNT).bind(owner_id), "studies")
+        .await?)
+}
+
+/// How many studies of an owner have not ended.
+pub(crate) async fn count_running_studies(
+    db: &mut impl Fetch,
+    owner_id: &str,
+) -> Result<i64, AutomlError> {
+    let query = Query::new(COUNT_RUNNING).bind(owner_id);
+    Ok(db.value(query, "studies").await?)
 }
 
 /// The steps that the studies of a user may still take.

@@ -3,7 +3,8 @@
 
 use crate::{
     Automl, AutomlError,
-    store::{self, StudyRow, StudyState, TrialRow, TrialState, warmup},
+    store::{self, Past, StudyRow, StudyState, TrialRow, TrialState, warmup},
+    views::StudyView,
 };
 use std::sync::Arc;
 use tars_interceptors::usage::Allowance;
@@ -11,7 +12,7 @@ use tars_runtime::{
     audit::{self, Record},
     db::{Swap, Transaction, Write},
     lease::Fence,
-    page,
+    page::{self, Page},
     tasks::to_the_end,
     trace,
 };
@@ -58,41 +59,6 @@ impl TrialEnd {
             score,
             error: error.to_owned(),
             steps: 0,
-        }
-    }
-}
-
-/// A study with its counts and its best trial.
-#[derive(Debug)]
-pub(crate) struct StudyView {
-    pub(crate) row: StudyRow,
-    pub(crate) complete: u32,
-    pub(crate) pruned: u32,
-    pub(crate) failed: u32,
-    pub(crate) best: Option<TrialRow>,
-}
-
-impl StudyView {
-    pub(crate) fn of(row: StudyRow, trials: Vec<TrialRow>) -> Self {
-        let count = |state| {
-            u32::try_from(trials.iter().filter(|t| t.state == state).count()).unwrap_or(u32::MAX)
-        };
-        let (complete, pruned, failed) = (
-            count(TrialState::Complete),
-            count(TrialState::Pruned),
-            count(TrialState::Failed),
-        );
-        let score = |trial: &TrialRow| trial.score.unwrap_or(f64::MIN);
-        let best = trials
-            .into_iter()
-            .filter(|t| t.state == TrialState::Complete)
-            .max_by(|a, b| score(a).total_cmp(&score(b)));
-        Self {
-            row,
-            complete,
-            pruned,
-            failed,
-            best,
         }
     }
 }
@@ -172,11 +138,30 @@ impl Automl {
             .detail("agent", &row.agent_id)
             .detail("trials", row.n_trials);
         let mut tx = self.store.begin("studies.create").await?;
+        self.ensure_within_share(&mut tx, &row.owner_id).await?;
         self.ensure_within_quota(&mut tx, &row, &allowance).await?;
         store::insert_study(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit_with_proof(store::proof_of_study(row.id)).await?;
         Ok(row)
+    }
+
+    /// Refuses a study of an owner who has as many as one may have.
+    async fn ensure_within_share(
+        &self,
+        tx: &mut Transaction,
+        owner_id: &str,
+    ) -> Result<(), AutomlError> {
+        let settings = &self.settings;
+        let running = store::count_running_studies(tx, owner_id).await?;
+        if is_reached(running, settings.max_running_studies_by_owner) {
+            return Err(AutomlError::RunningFull(running));
+        }
+        let all = store::count_studies(tx, owner_id).await?;
+        if is_reached(all, settings.max_studies_by_owner) {
+            return Err(AutomlError::StudiesFull(all));
+        }
+        Ok(())
     }
 
     /// Refuses a study whose steps do not fit into what its owner has left. What their other studies may still take
@@ -203,8 +188,7 @@ impl Automl {
     }
 
     async fn view(&self, row: StudyRow) -> Result<StudyView, AutomlError> {
-        let trials = self.store.all_trials(row.id).await?;
-        Ok(StudyView::of(row, trials))
+        StudyView::read(&mut self.store.db().read("studies.view"), row).await
     }
 
     pub(crate) async fn list_studies(
@@ -214,14 +198,19 @@ impl Automl {
     ) -> Result<(Vec<StudyView>, String), AutomlError> {
         let before = page::start(token, Uuid::max())?;
         let size = page::size(size);
-        let (rows, next) = page::cut(self.store.studies(before, size + 1).await?, size, |s| {
-            s.id.to_string()
-        });
-        let mut views = Vec::with_capacity(rows.len());
+        let Page { rows, mut more } = self.store.studies(before, size).await?;
+        // The best trials are no part of the rows, and have room of their own.
+        let (mut room, mut views) = (size.room(), Vec::new());
         for row in rows {
-            views.push(self.view(row).await?);
+            let view = self.view(row).await?;
+            if !room.take(view.best.as_ref().map_or(0, TrialRow::bytes)) {
+                more = true;
+                break;
+            }
+            views.push(view);
         }
-        Ok((views, next))
+        let page = Page { rows: views, more };
+        Ok(page.cut(|view| view.row.id.to_string()))
     }
 
     pub(crate) async fn list_trials(
@@ -233,9 +222,8 @@ impl Automl {
         self.store.study(study).await?;
         let from = page::start(token, 0)?;
         let size = page::size(size);
-        let rows = self.store.trials(study, from, size + 1).await?;
-        let (rows, more) = page::cut(rows, size, |t| (t.number + 1).to_string());
-        Ok((rows, more))
+        let page = self.store.trials(study, from, size).await?;
+        Ok(page.cut(|t| (t.number + 1).to_string()))
     }
 
     /// The next trial of a study, with its parameters.
@@ -245,12 +233,12 @@ impl Automl {
         fence: Option<&Fence>,
     ) -> Result<TrialRow, AutomlError> {
         loop {
-            let trials = self.store.all_trials(study.id).await?;
-            let number = u32::try_from(trials.len()).unwrap_or(u32::MAX);
+            let past = self.store.past(study.id).await?;
+            let number = u32::try_from(past.len()).unwrap_or(u32::MAX);
             if number >= study.n_trials {
                 return Err(AutomlError::StudyFull);
             }
-            let parameters = suggest(study.clone(), trials, number).await?;
+            let parameters = suggest(study.clone(), past, number).await?;
             let mut row = TrialRow {
                 study_id: study.id,
                 number,
@@ -328,14 +316,13 @@ impl Automl {
         let updated = store::update_running_trial(&mut tx, &row).await?;
         updated.or(AutomlError::Conflict)?;
         // Read before the commit, so that a durable report is not answered with an error.
-        let others = store::trials_in(&mut tx, study.id).await?;
+        let others = match study.pruner {
+            Pruner::None => Vec::new(),
+            Pruner::Median { .. } => store::completed_values(&mut tx, study.id).await?,
+        };
         self.commit(tx).await?;
         self.usage.record_steps(counted);
-        let others: Vec<&[(u64, f64)]> = others
-            .iter()
-            .filter(|t| t.state == TrialState::Complete)
-            .map(|t| t.intermediate.as_slice())
-            .collect();
+        let others: Vec<&[(u64, f64)]> = others.iter().map(Vec::as_slice).collect();
         Ok(study
             .pruner
             .should_prune(Direction::Maximise, &row.intermediate, &others))
@@ -393,10 +380,9 @@ impl Automl {
 
     /// Completed, or failed when none of its trials is complete. No effect when it has ended already.
     async fn finish_in(&self, tx: &mut Transaction, id: Uuid) -> Result<(), AutomlError> {
-        let trials = store::trials_in(tx, id).await?;
-        let (state, error) = match trials.iter().any(|t| t.state == TrialState::Complete) {
-            true => (StudyState::Completed, ""),
-            false => (StudyState::Failed, "no trial was completed"),
+        let (state, error) = match store::tally_of(tx, id).await?.complete {
+            0 => (StudyState::Failed, "no trial was completed"),
+            _ => (StudyState::Completed, ""),
         };
         self.end_in(tx, id, state, error, "automl").await
     }
@@ -443,9 +429,9 @@ impl Automl {
         let state = StudyState::Cancelled;
         self.end_in(&mut tx, id, state, "", by).await?;
         let row = store::study_in(&mut tx, id).await?;
-        let trials = store::trials_in(&mut tx, id).await?;
+        let view = StudyView::read(&mut tx, row).await?;
         self.commit(tx).await?;
-        Ok(StudyView::of(row, trials))
+        Ok(view)
     }
 }
 
@@ -459,11 +445,11 @@ async fn expect_running(tx: &mut Transaction, id: Uuid) -> Result<(), AutomlErro
 /// Runs on a blocking thread, because a long history takes milliseconds.
 async fn suggest(
     study: StudyRow,
-    trials: Vec<TrialRow>,
+    past: Vec<Past>,
     number: u32,
 ) -> Result<tars_search::Assignment, AutomlError> {
     let work = move || {
-        let history: Vec<Observation> = trials.into_iter().filter_map(observation).collect();
+        let history: Vec<Observation> = past.into_iter().filter_map(observation).collect();
         study
             .sampler
             .suggest(&study.space, &history, study.seed, number)
@@ -473,11 +459,15 @@ async fn suggest(
         .map_err(|_| AutomlError::Worker)
 }
 
+/// Whether a count has come to a bound.
+fn is_reached(count: i64, bound: u64) -> bool {
+    u64::try_from(count).is_ok_and(|count| count >= bound)
+}
+
 /// A pruned trial counts with its last value; a failed one is left out.
-fn observation(trial: TrialRow) -> Option<Observation> {
+fn observation(trial: Past) -> Option<Observation> {
     let score = match trial.state {
-        TrialState::Complete => trial.score,
-        TrialState::Pruned => trial.intermediate.last().map(|(_, v)| *v),
+        TrialState::Complete | TrialState::Pruned => trial.score,
         TrialState::Running => None,
         TrialState::Failed => return None,
     };

@@ -9,15 +9,15 @@
 use crate::{
     Automl, AutomlError,
     store::{Progress, StudyState, TrialRow},
-    studies::StudyView,
+    views::StudyView,
 };
 use std::{collections::VecDeque, sync::Arc};
-use tars_runtime::{changes::Position, events::Trimmed};
+use tars_runtime::{changes::Position, events::Trimmed, page};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 /// Trials that are read at once.
-const READ: i64 = 100;
+const READ: u32 = 100;
 
 #[derive(Debug)]
 pub(crate) enum StudyEvent {
@@ -92,8 +92,9 @@ impl Watcher {
     async fn read(&mut self) -> Result<(), AutomlError> {
         let store = &self.automl.store;
         self.ready = store
-            .changed_trials(self.study, self.after, READ)
+            .changed_trials(self.study, self.after, page::size(READ))
             .await?
+            .rows
             .into();
         Ok(())
     }

@@ -18,7 +18,7 @@ use futures_util::Stream;
 use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
 use tars_proto::{
-    fault,
+    MAX_RESPONSE, fault,
     hypersync::v1::*,
     params::{self, Param, Params},
     time::timestamp,
@@ -34,7 +34,8 @@ pub(crate) struct Api {
 
 pub(crate) fn routes(service: Arc<HyperSync>, max_message: usize) -> Routes {
     let server = sync_service_server::SyncServiceServer::new(Api { service });
-    Routes::new(server.max_decoding_message_size(max_message))
+    let server = server.max_decoding_message_size(max_message);
+    Routes::new(server.max_encoding_message_size(MAX_RESPONSE))
 }
 
 fn id(text: &str) -> Result<Uuid, Status> {

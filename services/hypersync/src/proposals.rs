@@ -239,8 +239,8 @@ impl HyperSync {
     ) -> Result<(Vec<Proposal>, String), HyperSyncError> {
         let before = page::start(token, Uuid::max())?;
         let size = page::size(size);
-        let rows = self.store.list(which, before, size + 1).await?;
-        Ok(page::cut(rows, size, |p| p.id.to_string()))
+        let rows = self.store.list(which, before, size).await?;
+        Ok(rows.cut(|p| p.id.to_string()))
     }
 
     pub(crate) fn record(&self, proposal: &Proposal, kind: &str, by: &str) -> Record {

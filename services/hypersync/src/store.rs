@@ -19,6 +19,7 @@ use tars_runtime::{
         json,
     },
     lease::{self, Fence},
+    page::{Page, Size},
     usage,
 };
 use uuid::Uuid;
@@ -290,10 +291,10 @@ impl Store {
         &self,
         which: Which,
         before: Uuid,
-        limit: i64,
-    ) -> Result<Vec<Proposal>, HyperSyncError> {
-        let query = Query::new(which.query()).bind(before).bind(limit);
-        Ok(self.db.read("proposals.list").all(query).await?)
+        size: Size,
+    ) -> Result<Page<Proposal>, HyperSyncError> {
+        let query = Query::new(which.query()).bind(before).bind(size.limit());
+        Ok(self.db.read("proposals.list").page(query, size).await?)
     }
 
     /// Proposals that this service works on: those that are being applied or wait for a decision.

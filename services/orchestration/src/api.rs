@@ -30,7 +30,7 @@ use numbers::{given, signed, unsigned};
 use std::{pin::Pin, sync::Arc};
 use tars_credentials::Permissions;
 use tars_interceptors::Call;
-use tars_proto::{orchestration::v1::*, time::timestamp};
+use tars_proto::{MAX_RESPONSE, orchestration::v1::*, time::timestamp};
 use tonic::{Request, Response, Status, service::Routes};
 
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -48,35 +48,43 @@ pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes 
     routes
         .add_service(
             orchestration_service_server::OrchestrationServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             game_service_server::GameServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             environment_service_server::EnvironmentServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             session_service_server::SessionServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             environment_host_service_server::EnvironmentHostServiceServer::new(hosts)
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             promotion_service_server::PromotionServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             training_metrics_service_server::TrainingMetricsServiceServer::new(api.clone())
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         )
         .add_service(
             training_service_server::TrainingServiceServer::new(api)
-                .max_decoding_message_size(max_message),
+                .max_decoding_message_size(max_message)
+                .max_encoding_message_size(MAX_RESPONSE),
         );
     routes.routes()
 }

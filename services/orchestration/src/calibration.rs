@@ -87,8 +87,8 @@ impl Calibrations {
 
     /// The latest calibration.
     pub(crate) async fn latest(&self) -> Result<Option<CalibrationRow>, OrchestrationError> {
-        let mut rows = self.store.calibrations(i64::MAX, 1).await?;
-        Ok(rows.pop())
+        let mut latest = self.store.calibrations(i64::MAX, page::size(1)).await?;
+        Ok(latest.rows.pop())
     }
 
     /// Records what came of proposals.
@@ -107,8 +107,8 @@ impl Calibrations {
     ) -> Result<(Vec<CalibrationRow>, String), OrchestrationError> {
         let size = page::size(page_size);
         let before = page::start(token, i64::MAX)?;
-        let rows = self.store.calibrations(before, size + 1).await?;
-        Ok(page::cut(rows, size, |row| row.number.to_string()))
+        let rows = self.store.calibrations(before, size).await?;
+        Ok(rows.cut(|row| row.number.to_string()))
     }
 
     /// Ends a window again and again. Every replica does, so that its windows have their length when it gets

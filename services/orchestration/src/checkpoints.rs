@@ -95,6 +95,7 @@ mod tests {
         clock::Clock,
         db::{Db, Place, Query},
         lease::Terms,
+        page,
         seeds::Seeds,
     };
     use tempfile::TempDir;
@@ -216,9 +217,16 @@ mod tests {
 
         /// The versions that are retained.
         async fn retained(&self) -> Vec<i64> {
-            let listed = self.checkpoints.store.versions("policy", i64::MAX, 100);
+            let listed = self
+                .checkpoints
+                .store
+                .versions("policy", i64::MAX, page::size(100));
             let listed = listed.await.unwrap();
-            listed.iter().map(|listed| listed.row.version).collect()
+            listed
+                .rows
+                .iter()
+                .map(|listed| listed.row.version)
+                .collect()
         }
 
         /// The leases of a replica.
@@ -318,8 +326,16 @@ mod tests {
         rig.clean().await;
         // The newest two, the newest two that were trained, and the one that did not fall and is not what answers.
         assert_eq!(rig.retained().await, [7, 6, 4, 1]);
-        let listed = rig.checkpoints.store.versions("policy", i64::MAX, 100);
-        let fell = listed.await.unwrap().into_iter().filter(|v| v.row.fell);
+        let listed = rig
+            .checkpoints
+            .store
+            .versions("policy", i64::MAX, page::size(100));
+        let fell = listed
+            .await
+            .unwrap()
+            .rows
+            .into_iter()
+            .filter(|v| v.row.fell);
         let fell: Vec<i64> = fell.map(|v| v.row.version).collect();
         assert_eq!(fell, [6, 4]);
     }

@@ -24,7 +24,7 @@ use tars_learn::{
     comparison::{self, play},
     policy::Decision,
 };
-use tars_runtime::tasks::to_the_end;
+use tars_runtime::{page, tasks::to_the_end};
 use tars_worlds::{Action, AgentSpace, Controller, MeshEnv, World, baseline};
 use tokio::sync::oneshot;
 
@@ -228,9 +228,9 @@ impl Orchestration {
     ) -> Result<VersionRow, OrchestrationError> {
         let rows = self
             .store
-            .versions(agent.id(), version.saturating_add(1), 1)
+            .versions(agent.id(), version.saturating_add(1), page::size(1))
             .await?;
-        let found = rows.into_iter().map(|listed| listed.row);
+        let found = rows.rows.into_iter().map(|listed| listed.row);
         let found = found.into_iter().find(|row| row.version == version);
         found.ok_or_else(|| OrchestrationError::NotFound("version", version.to_string()))
     }

@@ -269,17 +269,12 @@ impl Orchestration {
 
     /// The runs that may have reports.
     pub(crate) async fn reported_runs(&self) -> Result<ReportedRuns, OrchestrationError> {
-        let rows = self.store.runs(Uuid::max(), i64::from(REPORTED)).await?;
-        let members = match (rows.last(), rows.first()) {
-            (Some(oldest), Some(newest)) => {
-                self.store.members_between(oldest.id, newest.id).await?
-            }
+        let runs = self.store.newest_runs(REPORTED).await?;
+        let members = match (runs.last(), runs.first()) {
+            (Some(oldest), Some(newest)) => self.store.members_between(*oldest, *newest).await?,
             _ => HashMap::new(),
         };
-        Ok(ReportedRuns {
-            runs: rows.iter().map(|run| run.id).collect(),
-            members,
-        })
+        Ok(ReportedRuns { runs, members })
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     versions::{Found, Promotion, Target, incumbent, not_retained},
 };
 use std::sync::Arc;
-use tars_runtime::tasks::to_the_end;
+use tars_runtime::{page, tasks::to_the_end};
 
 /// Where a step up has put a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,8 +176,12 @@ impl Orchestration {
     ) -> Result<Standing, OrchestrationError> {
         ensure_bound(agent)?;
         let after = version.saturating_add(1);
-        let listed = self.store.versions(agent.id(), after, 1).await?;
+        let listed = self
+            .store
+            .versions(agent.id(), after, page::size(1))
+            .await?;
         let listed = listed
+            .rows
             .into_iter()
             .find(|found| found.row.version == version);
         let listed =

@@ -146,8 +146,8 @@ impl Orchestration {
     ) -> Result<(Vec<SessionRow>, String), OrchestrationError> {
         let before = page::start(token, Uuid::max())?;
         let size = page::size(page_size);
-        let rows = self.store.sessions(owner, before, size + 1).await?;
-        Ok(page::cut(rows, size, |row| row.id.to_string()))
+        let rows = self.store.sessions(owner, before, size).await?;
+        Ok(rows.cut(|row| row.id.to_string()))
     }
 
     /// Closes a session; one that is closed stays as it is.
@@ -179,8 +179,8 @@ impl Orchestration {
         self.session_row(id, owner).await?;
         let before = page::start(token, i64::MAX)?;
         let size = page::size(page_size);
-        let rows = self.store.steps_before(id, before, size + 1).await?;
-        Ok(page::cut(rows, size, |row| row.step.to_string()))
+        let rows = self.store.steps_before(id, before, size).await?;
+        Ok(rows.cut(|row| row.step.to_string()))
     }
 }
 

@@ -141,8 +141,8 @@ impl Orchestration {
     ) -> Result<(Vec<RunView>, String), OrchestrationError> {
         let before = page::start(token, Uuid::max())?;
         let size = page::size(page_size);
-        let rows = self.store.runs(before, size + 1).await?;
-        let (rows, next) = page::cut(rows, size, |r| r.id.to_string());
+        let rows = self.store.runs(before, size).await?;
+        let (rows, next) = rows.cut(|r| r.id.to_string());
         let (Some(newest), Some(oldest)) = (rows.first(), rows.last()) else {
             return Ok((Vec::new(), next));
         };

@@ -151,10 +151,8 @@ impl Orchestration {
     ) -> Result<(Vec<ListedVersion>, String), OrchestrationError> {
         let before = page::start(token, i64::MAX)?;
         let size = page::size(page_size);
-        let rows = self.store.versions(agent.id(), before, size + 1).await?;
-        Ok(page::cut(rows, size, |listed| {
-            listed.row.version.to_string()
-        }))
+        let rows = self.store.versions(agent.id(), before, size).await?;
+        Ok(rows.cut(|listed| listed.row.version.to_string()))
     }
 
     /// Makes an earlier version of an agent's weights live again, or one of its rules. Returns the new live

@@ -17,10 +17,16 @@ use tars_proto::reason;
 use uuid::Uuid;
 
 /// What helps against the refusals of a new study.
-const ADVICE: &[Advice] = &[(
-    reason::STUDIES_BUSY,
-    "`tars studies list` shows those that are running; wait for one, or stop it with `tars studies cancel`",
-)];
+const ADVICE: &[Advice] = &[
+    (
+        reason::STUDIES_BUSY,
+        "`tars studies list` shows those that are running; wait for one, or stop it with `tars studies cancel`",
+    ),
+    (
+        reason::STUDIES_FULL,
+        "`tars studies list` shows them, and `tars studies cancel` ends one that is not needed",
+    ),
+];
 
 #[derive(Debug, Args)]
 #[command(

@@ -385,11 +385,9 @@ impl Auth {
         self.import_journal().await?;
         let rows = self
             .store
-            .issued_list(spiffe_id, (before.0, &before.1), size + 1)
+            .issued_list(spiffe_id, (before.0, &before.1), size)
             .await?;
-        let (rows, next) = page::cut(rows, size, |r| {
-            format!("{}_{}", r.issued.issued_us, r.issued.serial)
-        });
+        let (rows, next) = rows.cut(|r| format!("{}_{}", r.issued.issued_us, r.issued.serial));
         let denied = self.certificates().feed.revocations.current();
         let listed = rows.into_iter().map(|listed| {
             let row = listed.issued;

@@ -266,8 +266,8 @@ impl Auth {
         let size = page::size(page_size);
         let before = page::start(token, i64::MAX)?;
         let past_us = self.horizon.ended_us(Duration::ZERO);
-        let rows = self.store.revocations(past_us, before, size + 1).await?;
-        let (rows, next) = page::cut(rows, size, |r| r.position.to_string());
+        let rows = self.store.revocations(past_us, before, size).await?;
+        let (rows, next) = rows.cut(|r| r.position.to_string());
         Ok((rows.into_iter().map(|r| r.revocation).collect(), next))
     }
 

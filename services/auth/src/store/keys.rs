@@ -2,7 +2,10 @@
 
 use crate::AuthError;
 use serde::{Deserialize, Serialize};
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
+    page::{Page, Size},
+};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,10 +60,10 @@ impl FromRow for KeyRow {
 pub(crate) async fn keys(
     db: &mut impl Fetch,
     before: (i64, &str),
-    limit: i64,
-) -> Result<Vec<KeyRow>, AuthError> {
-    let query = Query::new(KEYS).bind(before.0).bind(before.1).bind(limit);
-    Ok(db.all(query).await?)
+    size: Size,
+) -> Result<Page<KeyRow>, AuthError> {
+    let query = Query::new(KEYS).bind(before.0).bind(before.1);
+    Ok(db.page(query.bind(size.limit()), size).await?)
 }
 
 /// The keys that are not revoked and expire after a moment.

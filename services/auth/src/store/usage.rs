@@ -3,6 +3,7 @@
 use crate::AuthError;
 use tars_runtime::{
     db::{DbError, Fetch, FromRow, Query, Row, Transaction},
+    page::{Page, Size},
     usage::{Amounts, Dimension, Month},
 };
 use uuid::Uuid;
@@ -154,8 +155,8 @@ pub(crate) async fn usage(
     (first, last): (Month, Month),
     user: Option<Uuid>,
     after: &Place,
-    limit: i64,
-) -> Result<Vec<UsageRow>, AuthError> {
+    size: Size,
+) -> Result<Page<UsageRow>, AuthError> {
     let query = match user {
         Some(user) => Query::new(OF_USER).bind(user),
         None => Query::new(LIST),
@@ -168,5 +169,5 @@ pub(crate) async fn usage(
         Some(_) => query,
         None => query.bind(after.user_id),
     };
-    Ok(db.all(query.bind(limit)).await?)
+    Ok(db.page(query.bind(size.limit()), size).await?)
 }

@@ -1,7 +1,10 @@
 //! The rows of users.
 
 use crate::AuthError;
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
+    page::{Page, Size},
+};
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -81,13 +84,15 @@ pub(crate) async fn user_by_id(
 pub(crate) async fn users(
     db: &mut impl Fetch,
     after: &str,
-    limit: i64,
-) -> Result<Vec<UserRow>, AuthError> {
-    Ok(db.all(Query::new(USERS).bind(after).bind(limit)).await?)
+    size: Size,
+) -> Result<Page<UserRow>, AuthError> {
+    let query = Query::new(USERS).bind(after).bind(size.limit());
+    Ok(db.page(query, size).await?)
 }
 
 pub(crate) async fn all_users(db: &mut impl Fetch) -> Result<Vec<UserRow>, AuthError> {
-    users(db, "", i64::MAX).await
+    let query = Query::new(USERS).bind("").bind(i64::MAX);
+    Ok(db.all(query).await?)
 }
 
 pub(crate) async fn insert_user(tx: &mut Transaction, row: &UserRow) -> Result<(), AuthError> {

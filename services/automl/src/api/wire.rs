@@ -3,11 +3,18 @@
 use crate::{
     AutomlError, hyper,
     store::{StudyState as State, TrialRow, TrialState as Ended},
-    studies::StudyView,
+    views::StudyView,
 };
+use serde::Serialize;
 use tars_learn::hyper::{Kind, Search, Spec};
 use tars_proto::{automl::v1::*, params, time::timestamp};
+use tars_runtime::db::json;
 use tars_search::{Range, Space, Value};
+
+/// Maximum size of a search space, in bytes of JSON.
+const MAX_SPACE: usize = 256 << 10;
+/// Maximum size of the parameters of a trial, in the same unit.
+const MAX_TRIAL: usize = 16 << 10;
 
 pub(super) fn invalid(field: &'static str, problem: impl Into<String>) -> AutomlError {
     AutomlError::Invalid {
@@ -53,7 +60,47 @@ pub(super) fn space(parameters: Vec<Parameter>) -> Result<Space, AutomlError> {
         .into_iter()
         .map(range)
         .collect::<Result<Vec<_>, _>>()?;
+    ensure_small(&parameters)?;
     Ok(Space::new(parameters)?)
+}
+
+/// Refuses a space that is too large to be stored with each study, or whose trials are: a study has up to a thousand,
+/// all of which are read for the next.
+fn ensure_small(parameters: &[tars_search::Parameter]) -> Result<(), AutomlError> {
+    let (mut space, mut trial) = (0, 0);
+    for parameter in parameters {
+        space += parameter.name.len() + length(&parameter.range)?;
+        trial += parameter.name.len() + longest(&parameter.range)?;
+    }
+    for (size, most, what) in [
+        (space, MAX_SPACE, "it has"),
+        (
+            trial,
+            MAX_TRIAL,
+            "with the longest of all choices, a trial has",
+        ),
+    ] {
+        if size > most {
+            let problem = format!("{what} {size} bytes, and may have {most}");
+            return Err(invalid("search_space", problem));
+        }
+    }
+    Ok(())
+}
+
+fn longest(range: &Range) -> Result<usize, AutomlError> {
+    match range {
+        Range::Categorical { values } => {
+            let mut lengths = values.iter().map(length);
+            lengths.try_fold(0, |most, length| Ok(most.max(length?)))
+        }
+        Range::Float { .. } | Range::Int { .. } => Ok(size_of::<f64>()),
+    }
+}
+
+/// The length of something as it is stored.
+fn length(stored: &impl Serialize) -> Result<usize, AutomlError> {
+    Ok(json(stored)?.len())
 }
 
 /// The default search space of an algorithm.
@@ -177,13 +224,7 @@ fn state(from: State) -> StudyState {
 }
 
 pub(super) fn study(view: StudyView) -> Study {
-    let StudyView {
-        row,
-        complete,
-        pruned,
-        failed,
-        best,
-    } = view;
+    let StudyView { row, tally, best } = view;
     Study {
         study_id: row.id.to_string(),
         agent_id: row.agent_id,
@@ -194,9 +235,9 @@ pub(super) fn study(view: StudyView) -> Study {
         sampler_type: row.sampler.as_str().to_owned(),
         pruner_type: row.pruner.as_str().to_owned(),
         n_trials: row.n_trials,
-        n_completed_trials: complete,
-        n_pruned_trials: pruned,
-        n_failed_trials: failed,
+        n_completed_trials: tally.complete,
+        n_pruned_trials: tally.pruned,
+        n_failed_trials: tally.failed,
         best_trial: best.map(trial),
         search_space: row.space.parameters().iter().map(parameter).collect(),
         seed: row.seed,
@@ -205,5 +246,51 @@ pub(super) fn study(view: StudyView) -> Study {
         error: row.error,
         started_at: Some(timestamp(row.started_us)),
         completed_at: row.completed_us.map(timestamp),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_proto::{Value as Any, params::Param};
+
+    fn choices(name: &str, values: impl Iterator<Item = Param>) -> Parameter {
+        Parameter {
+            name: name.to_owned(),
+            categorical: Some(Choices {
+                values: values.map(Any::from).collect(),
+            }),
+            ..Parameter::default()
+        }
+    }
+
+    /// As many parameters as a request may have, with so many choices each, each of so many characters.
+    fn texts(choice_count: usize, length: usize) -> Vec<Parameter> {
+        let one = |at: usize| {
+            let text = move |n| Param::Text(format!("{n:0length$}"));
+            choices(&format!("p{at}"), (0..choice_count).map(text))
+        };
+        (0..64).map(one).collect()
+    }
+
+    #[test]
+    fn a_space_is_bounded_in_all_and_by_its_longest_trial() {
+        let numbers = |at: usize| {
+            let values = (0..100).map(|n| Param::Number(f64::from(n) + 0.123_456_789));
+            choices(&format!("{at:064}"), values)
+        };
+        space((0..64).map(numbers).collect()).unwrap();
+        space(texts(10, 200)).unwrap();
+        for (refused, why) in [
+            (texts(100, 1024), "it has 65"),
+            (texts(30, 200), "it has "),
+            (texts(1, 300), "a trial has "),
+        ] {
+            let error = space(refused).unwrap_err().to_string();
+            assert!(
+                error.starts_with("search_space: ") && error.contains(why),
+                "{error}"
+            );
+        }
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use tars_runtime::page;
 use tars_search::Assignment;
 use tars_search::{Parameter, Range};
 use tonic::{Code, Status};
@@ -82,7 +83,7 @@ async fn a_corrupt_study_is_an_error_that_names_its_row() {
     ] {
         let (store, row, _dir) = spoilt(spoil).await;
         names_the_row(store.study(row.id).await.unwrap_err(), &row.id.to_string());
-        let all = store.studies(Uuid::max(), 10).await;
+        let all = store.studies(Uuid::max(), page::size(10)).await;
         names_the_row(all.unwrap_err(), &row.id.to_string());
         assert!(store.unfinished().await.unwrap().is_empty(), "{spoil}");
     }

@@ -4,9 +4,10 @@ use super::{Store, StudyRow};
 use crate::AutomlError;
 use tars_runtime::{
     db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction, json},
+    page::{Page, Size},
     usage::{self, Dimension, Item, Month},
 };
-use tars_search::Assignment;
+use tars_search::{Assignment, Value};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,62 @@ pub(crate) struct TrialRow {
     pub(crate) counted: u64,
 }
 
+impl TrialRow {
+    /// About how many bytes the row has.
+    pub(crate) fn bytes(&self) -> usize {
+        let value = |value: &Value| match value {
+            Value::Text(text) => text.len(),
+            Value::Number(_) | Value::Flag(_) => size_of::<f64>(),
+        };
+        let parameter = |(name, v): (&String, &Value)| name.len() + value(v);
+        let parameters: usize = self.parameters.iter().map(parameter).sum();
+        parameters + size_of_val(self.intermediate.as_slice()) + self.error.len()
+    }
+}
+
+/// What the suggestion of the next trial follows from.
+#[derive(Debug)]
+pub(crate) struct Past {
+    pub(crate) state: TrialState,
+    /// None of a trial that has failed.
+    pub(crate) parameters: Assignment,
+    /// The score, or the last value of a trial that was pruned.
+    pub(crate) score: Option<f64>,
+}
+
+impl FromRow for Past {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let (study_id, number): (Uuid, i64) = (row.get("study_id")?, row.get("number")?);
+        let row = row.named("trials", format!("{study_id}/{number}"));
+        let values: Vec<(u64, f64)> = row.json("intermediate")?;
+        let score: Option<f64> = row.get("score")?;
+        Ok(Self {
+            state: row.word("state", TrialState::parse)?,
+            parameters: row.json("parameters")?,
+            score: score.or(values.last().map(|(_, value)| *value)),
+        })
+    }
+}
+
+/// The values of one trial.
+struct Values(Vec<(u64, f64)>);
+
+impl FromRow for Values {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let (study_id, number): (Uuid, i64) = (row.get("study_id")?, row.get("number")?);
+        let row = row.named("trials", format!("{study_id}/{number}"));
+        Ok(Self(row.json("intermediate")?))
+    }
+}
+
+/// How many trials of a study are in each state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) complete: u32,
+    pub(crate) pruned: u32,
+    pub(crate) failed: u32,
+}
+
 impl FromRow for TrialRow {
     fn from_row(row: &Row) -> Result<Self, DbError> {
         let (study_id, number): (Uuid, i64) = (row.get("study_id")?, row.get("number")?);
@@ -88,6 +145,20 @@ const INSERT_TRIAL: &str = "INSERT INTO trials (study_id, number, state, paramet
 const UPDATE_TRIAL: &str = "UPDATE trials SET state = $1, score = $2, intermediate = $3, attempt = $4, error = $5, \
                             ended_us = $6, event = $7, \
                             counted = CASE WHEN counted < $8 THEN $8 ELSE counted END WHERE study_id = $9 AND number = $10 AND state = 'running'";
+const PAST: &str = "SELECT study_id, number, state, score, \
+                    CASE state WHEN 'failed' THEN '{}' ELSE parameters END AS parameters, \
+                    CASE state WHEN 'pruned' THEN intermediate ELSE '[]' END AS intermediate \
+                    FROM trials WHERE study_id = $1 ORDER BY number";
+const RUNNING: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, \
+                       ended_us, event, counted FROM trials WHERE study_id = $1 AND state = 'running' ORDER BY number";
+/// Of those that are equal, the last one.
+const BEST: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, \
+                    ended_us, event, counted FROM trials WHERE study_id = $1 AND state = 'complete' \
+                    ORDER BY score DESC NULLS LAST, number DESC LIMIT 1";
+const COMPLETED: &str = "SELECT study_id, number, intermediate FROM trials WHERE study_id = $1 \
+                         AND state = 'complete' ORDER BY number";
+const TALLY: &str =
+    "SELECT state, COUNT(*) AS trials FROM trials WHERE study_id = $1 GROUP BY state";
 const COUNT_ENDED: &str =
     "SELECT COUNT(*) AS ended FROM trials WHERE study_id = $1 AND state <> 'running'";
 
@@ -96,28 +167,42 @@ impl Store {
         &self,
         study: Uuid,
         from: u32,
-        limit: i64,
-    ) -> Result<Vec<TrialRow>, AutomlError> {
-        let query = Query::new(TRIALS).bind(study).bind(from).bind(limit);
-        Ok(self.db.read("trials.list").all(query).await?)
+        size: Size,
+    ) -> Result<Page<TrialRow>, AutomlError> {
+        let query = Query::new(TRIALS).bind(study).bind(from).bind(size.limit());
+        Ok(self.db.read("trials.list").page(query, size).await?)
     }
 
-    /// The trials whose last change came after a number, in the order of these changes.
+    /// The first trials whose last change came after a number, in the order of these changes.
     pub(crate) async fn changed_trials(
         &self,
         study: Uuid,
         after: i64,
-        limit: i64,
-    ) -> Result<Vec<TrialRow>, AutomlError> {
+        size: Size,
+    ) -> Result<Page<TrialRow>, AutomlError> {
         let query = Query::new(CHANGED_TRIALS)
             .bind(study)
             .bind(after)
-            .bind(limit);
-        Ok(self.db.read("trials.changed").all(query).await?)
+            .bind(size.limit());
+        Ok(self.db.read("trials.changed").page(query, size).await?)
     }
 
+    /// The trials that have not ended.
+    pub(crate) async fn running_trials(&self, study: Uuid) -> Result<Vec<TrialRow>, AutomlError> {
+        let query = Query::new(RUNNING).bind(study);
+        Ok(self.db.read("trials.running").all(query).await?)
+    }
+
+    /// What the suggestion of the next trial follows from: one item of each trial, in order.
+    pub(crate) async fn past(&self, study: Uuid) -> Result<Vec<Past>, AutomlError> {
+        let query = Query::new(PAST).bind(study);
+        Ok(self.db.read("trials.past").all(query).await?)
+    }
+
+    #[cfg(test)]
     pub(crate) async fn all_trials(&self, study: Uuid) -> Result<Vec<TrialRow>, AutomlError> {
-        self.trials(study, 0, i64::MAX).await
+        let query = Query::new(TRIALS).bind(study).bind(0_i64).bind(i64::MAX);
+        Ok(self.db.read("trials.all").all(query).await?)
     }
 }
 
@@ -148,13 +233,37 @@ pub(crate) async fn count_steps(
     Ok(taken)
 }
 
-/// Reads the trials of a study in a transaction.
-pub(crate) async fn trials_in(
+/// How many trials of a study have ended in each way.
+pub(crate) async fn tally_of(db: &mut impl Fetch, study: Uuid) -> Result<Tally, AutomlError> {
+    let mut tally = Tally::default();
+    for row in db.rows(Query::new(TALLY).bind(study)).await? {
+        let row = row.named("trials", study);
+        let count = row.number("trials")?;
+        match row.word("state", TrialState::parse)? {
+            TrialState::Running => {}
+            TrialState::Complete => tally.complete = count,
+            TrialState::Pruned => tally.pruned = count,
+            TrialState::Failed => tally.failed = count,
+        }
+    }
+    Ok(tally)
+}
+
+/// The complete trial with the highest score.
+pub(crate) async fn best_of(
+    db: &mut impl Fetch,
+    study: Uuid,
+) -> Result<Option<TrialRow>, AutomlError> {
+    Ok(db.optional(Query::new(BEST).bind(study)).await?)
+}
+
+/// The values of the complete trials of a study.
+pub(crate) async fn completed_values(
     tx: &mut Transaction,
     study: Uuid,
-) -> Result<Vec<TrialRow>, AutomlError> {
-    let query = Query::new(TRIALS).bind(study).bind(0_i64).bind(i64::MAX);
-    Ok(tx.all(query).await?)
+) -> Result<Vec<Vec<(u64, f64)>>, AutomlError> {
+    let values: Vec<Values> = tx.all(Query::new(COMPLETED).bind(study)).await?;
+    Ok(values.into_iter().map(|Values(values)| values).collect())
 }
 
 pub(crate) async fn trial_in(

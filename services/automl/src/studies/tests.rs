@@ -1,6 +1,7 @@
 //! Committed changes are announced to watchers and to the run of a study, wherever the call that made
 //! them is dropped, and whether its answer was heard.
 
+mod pages;
 mod quotas;
 
 use super::*;

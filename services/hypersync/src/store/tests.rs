@@ -2,6 +2,7 @@ use super::*;
 use crate::change::Tuning;
 use std::collections::BTreeSet;
 use tars_proto::params::{Param, Params};
+use tars_runtime::page;
 use tonic::{Code, Status};
 
 pub(crate) fn tuning() -> Tuning {
@@ -87,7 +88,8 @@ async fn a_list_of_open_proposals_has_every_state_that_is_not_final() {
         (Which::Pending, |s| *s == State::PendingApproval),
         (Which::Open, |s| !s.is_final()),
     ] {
-        let listed = store.list(which, Uuid::max(), 100).await.unwrap();
+        let listed = store.list(which, Uuid::max(), page::size(100));
+        let listed = listed.await.unwrap().rows;
         let mut listed: Vec<State> = listed.iter().map(|p| p.state).collect();
         listed.sort_by_key(|s| State::ALL.iter().position(|a| a == s));
         let expected: Vec<State> = State::ALL.into_iter().filter(expected).collect();
@@ -356,7 +358,10 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
     tx.commit().await.unwrap();
     for error in [
         store.get(row.id).await.unwrap_err(),
-        store.list(Which::All, Uuid::max(), 10).await.unwrap_err(),
+        store
+            .list(Which::All, Uuid::max(), page::size(10))
+            .await
+            .unwrap_err(),
     ] {
         let status = Status::from(error);
         assert_eq!(status.code(), Code::DataLoss);

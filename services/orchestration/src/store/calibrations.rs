@@ -5,6 +5,7 @@ use crate::{OrchestrationError, calibration::Finding};
 use tars_runtime::{
     db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
     lease::Fence,
+    page::{Page, Size},
 };
 
 const INSERT: &str = "INSERT INTO calibrations (number, at_us, body) \
@@ -41,10 +42,10 @@ impl Store {
     pub(crate) async fn calibrations(
         &self,
         before: i64,
-        limit: i64,
-    ) -> Result<Vec<CalibrationRow>, OrchestrationError> {
-        let query = Query::new(BEFORE).bind(before).bind(limit);
-        Ok(self.db.read("calibrations.list").all(query).await?)
+        size: Size,
+    ) -> Result<Page<CalibrationRow>, OrchestrationError> {
+        let query = Query::new(BEFORE).bind(before).bind(size.limit());
+        Ok(self.db.read("calibrations.list").page(query, size).await?)
     }
 
     /// Adds a calibration and removes the oldest beyond `retained`.

@@ -6,7 +6,10 @@ use crate::{
     stage::{Counts, LastFall, Stage},
 };
 use std::collections::BTreeSet;
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Transaction},
+    page::{Page, Size},
+};
 use uuid::Uuid;
 
 /// A retained version of what answers for an agent.
@@ -305,10 +308,10 @@ impl super::Store {
         &self,
         agent: &str,
         before: i64,
-        limit: i64,
-    ) -> Result<Vec<ListedVersion>, OrchestrationError> {
-        let query = Query::new(LIST).bind(agent).bind(before).bind(limit);
-        Ok(self.db.read("checkpoints.list").all(query).await?)
+        size: Size,
+    ) -> Result<Page<ListedVersion>, OrchestrationError> {
+        let query = Query::new(LIST).bind(agent).bind(before).bind(size.limit());
+        Ok(self.db.read("checkpoints.list").page(query, size).await?)
     }
 }
 

@@ -4,6 +4,7 @@ use super::Store;
 use crate::{OrchestrationError, leases::Fences};
 use tars_runtime::{
     db::{DbError, Fetch, FromRow, Query, Row, Transaction},
+    page::{Page, Size},
     usage::{self, Dimension, Item, Month},
 };
 use uuid::Uuid;
@@ -144,6 +145,7 @@ const RUN: &str = "SELECT id, agent_id, environment, others, state, steps, steps
 const RUNS: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
                     final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate, owner, checkpoint_step \
                     FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
+const NEWEST: &str = "SELECT id FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
 /// The newest first.
 const UNFINISHED: &str = "SELECT r.id, m.agent_id FROM training_runs r JOIN run_members m ON m.run_id = r.id \
                           WHERE r.state IN ('queued', 'running', 'pausing', 'cancelling', 'installing') \
@@ -203,10 +205,20 @@ impl Store {
     pub(crate) async fn runs(
         &self,
         before: Uuid,
-        limit: i64,
-    ) -> Result<Vec<RunRow>, OrchestrationError> {
-        let query = Query::new(RUNS).bind(before).bind(limit);
-        Ok(self.db.read("training_runs.list").all(query).await?)
+        size: Size,
+    ) -> Result<Page<RunRow>, OrchestrationError> {
+        let query = Query::new(RUNS).bind(before).bind(size.limit());
+        Ok(self.db.read("training_runs.list").page(query, size).await?)
+    }
+
+    /// The newest runs, the newest first.
+    pub(crate) async fn newest_runs(&self, limit: u32) -> Result<Vec<Uuid>, OrchestrationError> {
+        let mut db = self.db.read("training_runs.newest");
+        let rows = db
+            .rows(Query::new(NEWEST).bind(Uuid::max()).bind(limit))
+            .await?;
+        let ids = rows.iter().map(|row| row.get("id"));
+        Ok(ids.collect::<Result<_, DbError>>()?)
     }
 
     /// The runs that have not ended and are not paused, the newest first.

@@ -4,7 +4,10 @@ use super::Store;
 use crate::OrchestrationError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction, json};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction, json},
+    page::{Page, Size},
+};
 use tars_worlds::Generator;
 use uuid::Uuid;
 
@@ -90,10 +93,13 @@ impl Store {
         &self,
         owner: &str,
         before: Uuid,
-        limit: i64,
-    ) -> Result<Vec<SessionRow>, OrchestrationError> {
-        let query = Query::new(SESSIONS).bind(owner).bind(before).bind(limit);
-        Ok(self.db.read("sessions.list").all(query).await?)
+        size: Size,
+    ) -> Result<Page<SessionRow>, OrchestrationError> {
+        let query = Query::new(SESSIONS)
+            .bind(owner)
+            .bind(before)
+            .bind(size.limit());
+        Ok(self.db.read("sessions.list").page(query, size).await?)
     }
 }
 

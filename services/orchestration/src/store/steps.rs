@@ -3,7 +3,10 @@
 use super::Store;
 use crate::{OrchestrationError, agents, conflicts::Conflict, rewards::GlobalReward};
 use serde::{Deserialize, Serialize};
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
+    page::{Page, Size},
+};
 use tars_worlds::Action;
 use uuid::Uuid;
 
@@ -138,10 +141,13 @@ impl Store {
         &self,
         session: Uuid,
         step: i64,
-        limit: i64,
-    ) -> Result<Vec<StepRecord>, OrchestrationError> {
-        let query = Query::new(BEFORE).bind(session).bind(step).bind(limit);
-        Ok(self.db.read("session_steps.list").all(query).await?)
+        size: Size,
+    ) -> Result<Page<StepRecord>, OrchestrationError> {
+        let query = Query::new(BEFORE)
+            .bind(session)
+            .bind(step)
+            .bind(size.limit());
+        Ok(self.db.read("session_steps.list").page(query, size).await?)
     }
 
     /// The steps of a session after one, in order.
@@ -182,7 +188,7 @@ pub(crate) async fn insert_step(
 mod tests {
     use super::*;
     use crate::store::MIGRATIONS;
-    use tars_runtime::db::Db;
+    use tars_runtime::{db::Db, page};
 
     fn record(session: Uuid, step: i64) -> StepRecord {
         StepRecord {
@@ -227,7 +233,8 @@ mod tests {
         let kept = steps(&store, one).await;
         assert_eq!((kept.len(), kept[0]), (1_000, 4));
         assert_eq!(steps(&store, other).await, [1, 2]);
-        let before = store.steps_before(one, OF_SESSION, 2).await.unwrap();
+        let before = store.steps_before(one, OF_SESSION, page::size(2));
+        let before = before.await.unwrap().rows;
         assert_eq!(
             (before[0].step, before[1].step),
             (OF_SESSION - 1, OF_SESSION - 2)

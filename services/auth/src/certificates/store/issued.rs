@@ -1,7 +1,10 @@
 //! The rows of issued certificates and their lineages.
 
 use crate::{AuthError, store::Store};
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction},
+    page::{Page, Size},
+};
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -141,14 +144,18 @@ impl Store {
         &self,
         spiffe_id: &str,
         before: (i64, &str),
-        limit: i64,
-    ) -> Result<Vec<ListedRow>, AuthError> {
+        size: Size,
+    ) -> Result<Page<ListedRow>, AuthError> {
         let query = Query::new(ISSUED)
             .bind(before.0)
             .bind(before.1)
             .bind(spiffe_id)
-            .bind(limit);
-        Ok(self.db().read("certificates.list").all(query).await?)
+            .bind(size.limit());
+        Ok(self
+            .db()
+            .read("certificates.list")
+            .page(query, size)
+            .await?)
     }
 
     /// The newest leaf of each lineage.

@@ -1,7 +1,10 @@
 //! The rows of revocations.
 
 use crate::{AuthError, store::Store};
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction},
+    page::{Page, Size},
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RevocationRow {
@@ -71,13 +74,13 @@ impl Store {
         &self,
         past_us: i64,
         before: i64,
-        limit: i64,
-    ) -> Result<Vec<ListedRevocation>, AuthError> {
+        size: Size,
+    ) -> Result<Page<ListedRevocation>, AuthError> {
         let query = Query::new(REVOCATIONS)
             .bind(past_us)
             .bind(before)
-            .bind(limit);
-        Ok(self.db().read("revocations.list").all(query).await?)
+            .bind(size.limit());
+        Ok(self.db().read("revocations.list").page(query, size).await?)
     }
 }
 
