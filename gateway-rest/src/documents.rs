@@ -4,7 +4,10 @@
 //! is computed per request. What else is asked of the gateway has a budget of its own.
 
 use crate::client::Client;
-use axum::response::{IntoResponse, Response};
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
 use http::{StatusCode, header};
 use prometheus_client::{
@@ -109,11 +112,11 @@ impl Documents {
             Document::OpenApi => (StatusCode::OK, openapi.clone()),
             Document::Ready => self.ready.render().await,
         };
-        Ok(json(code, page))
+        Ok(json(code, Body::from(page)))
     }
 }
 
 /// Returns a JSON response.
-pub(crate) fn json(code: StatusCode, page: Bytes) -> Response {
+pub(crate) fn json(code: StatusCode, page: Body) -> Response {
     (code, [(header::CONTENT_TYPE, "application/json")], page).into_response()
 }

@@ -19,6 +19,7 @@ mod raw;
 mod server;
 mod stream;
 mod transcode;
+mod unsent;
 
 pub use backend::Backends;
 pub use documents::{Documents, Flood};

@@ -9,6 +9,7 @@ use crate::{
     openapi,
     stream::{self, Format},
     transcode::{self, Target},
+    unsent::Unsent,
 };
 use axum::{
     Router,
@@ -24,13 +25,16 @@ use http::{
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::{net::IpAddr, sync::Arc};
 use tars_interceptors::{contract, trace::CLIENT_ADDR};
-use tars_proto::route::{Binding, Found, Router as Routes, Template};
+use tars_proto::{
+    route::{Binding, Found, Router as Routes, Template},
+    table::Load,
+};
 use tars_runtime::{
     config::Gateway as Settings,
     listen::TooSlow,
     trace::{Entry, Parent, Span, TRACE_ID, TraceContext, Tracer, id_header},
 };
-use tonic::metadata::MetadataMap;
+use tonic::{Status, metadata::MetadataMap};
 
 /// Maximum length of a path with its query, ten times that of our longest parameters together.
 pub(crate) const MAX_PATH: usize = 8 << 10;
@@ -44,6 +48,7 @@ struct Inner {
     routes: Routes<Endpoint>,
     documents: Documents,
     openapi: Bytes,
+    unsent: Unsent,
     settings: Settings,
     tracer: Tracer,
     flood: Flood,
@@ -97,6 +102,7 @@ impl Gateway {
             routes,
             documents,
             openapi: openapi::document(table).to_string().into(),
+            unsent: Unsent::new(&settings),
             settings,
             tracer,
             flood,
@@ -253,6 +259,10 @@ impl Inner {
         body: Body,
     ) -> Result<Response, Refusal> {
         let method = target.method;
+        // What withdraws a credential is answered in any case, and shortly.
+        if method.rule.load != Load::Vital {
+            self.unsent.ensure_room(client).map_err(Status::from)?;
+        }
         let body = self.read(body).await?;
         transcode::check_content_type(&parts.headers, &body)?;
         let last = match single(&parts.headers, "last-event-id")? {
@@ -278,7 +288,14 @@ impl Inner {
         let answer = self.backends.unary(workload, path, call).await?;
         let message = transcode::response(method, answer.get_ref())?;
         let json = transcode::to_json(&message)?;
-        let mut response = documents::json(StatusCode::OK, json.into());
+        let body = match method.read_only {
+            true => self
+                .unsent
+                .try_hold(client, json.into())
+                .map_err(Status::from)?,
+            false => self.unsent.hold(client, json.into()),
+        };
+        let mut response = documents::json(StatusCode::OK, Body::new(body));
         let limits = answer.metadata().clone().into_headers();
         error::copy_limits(&limits, response.headers_mut());
         Ok(response)

@@ -25,6 +25,8 @@ mod numbers;
 mod semantics;
 #[path = "rest/strict.rs"]
 mod strict;
+#[path = "rest/unsent.rs"]
+mod unsent;
 
 struct Http {
     host: String,
