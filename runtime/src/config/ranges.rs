@@ -209,7 +209,8 @@ impl Range {
             Between(least, most) => (*least, *most),
             ShareOf(totals) => {
                 let totals = totals.iter().map(|key| value(values, key));
-                (1, totals.min().unwrap_or(MANY).clamp(1, MANY))
+                // A total beyond its own range is the mistake, and not what is a share of it.
+                (1, totals.min().unwrap_or(MANY).max(1))
             }
         }
     }
