@@ -2,6 +2,7 @@
 //! flags. Every mistake is reported, all at once, before a port is bound. The variables that
 //! OpenTelemetry defines have the lowest precedence.
 
+pub mod bounds;
 mod database;
 pub mod docs;
 mod identity;

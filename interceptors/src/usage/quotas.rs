@@ -9,12 +9,9 @@ use serde::Deserialize;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tars_credentials::{Caller, View, permission::role_names};
 use tars_runtime::{
-    config,
+    config::{self, bounds::QUOTA},
     usage::{Dimension, Month},
 };
-
-/// The largest quota, as in the configuration.
-const MOST: u64 = 1_000_000_000_000;
 
 /// The quotas in force. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -96,8 +93,8 @@ impl Row {
 
     fn check(&self) -> Result<(), String> {
         let all = Dimension::ALL.map(|d| (d, self.of(d)));
-        if let Some((dimension, _)) = all.into_iter().find(|(_, n)| n.is_some_and(|n| n > MOST)) {
-            return Err(format!("{dimension} must be between 0 and {MOST}"));
+        if let Some((dimension, _)) = all.into_iter().find(|(_, n)| n.is_some_and(|n| n > QUOTA)) {
+            return Err(format!("{dimension} must be between 0 and {QUOTA}"));
         }
         if all.iter().all(|(_, n)| n.is_none()) {
             return Err("names no quota".to_owned());

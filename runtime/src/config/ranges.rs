@@ -3,20 +3,17 @@
 //! Upper ends are far above any useful value, and far below what a sum of two, a product, or a time
 //! from now could not hold.
 
-use super::Config;
+use super::{Config, bounds, bounds::QUOTA};
 use serde_json::Value;
 
 /// Maximum number of connections, calls, or places for them.
 const MANY: u64 = 1_000_000;
-/// Maximum number of calls per minute or per second.
-const RATE: u64 = 1_000_000_000;
+const RATE: u64 = bounds::RATE as u64;
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 const YEAR: u64 = 366 * DAY;
 /// A century, in days.
 const CENTURY: u64 = 36_600;
-/// Maximum amount of a month, far below what a sum of two could not hold.
-const QUOTA: u64 = 1_000_000_000_000;
 const GIB: u64 = 1 << 30;
 
 /// What a number may be.
