@@ -9,7 +9,8 @@ use std::fmt;
 use zeroize::Zeroizing;
 
 const PREFIX: &str = "tars_live_svc_";
-const ID_LEN: usize = 12;
+/// The length of an id, in letters and digits.
+pub const ID_LEN: usize = 12;
 const SECRET_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -60,9 +61,17 @@ pub fn parse(text: &str) -> Option<(&str, Hash)> {
     }
     let (body, check) = text.split_at(total - CHECKSUM_LEN);
     let (id, secret) = body.strip_prefix(PREFIX)?.split_at(ID_LEN);
-    let plain = |s: &str| s.bytes().all(|b| ALPHABET.contains(&b));
-    let shape = plain(id) && secret.strip_prefix('_').is_some_and(plain);
+    let shape = is_id(id) && secret.strip_prefix('_').is_some_and(is_plain);
     (shape && checksum(body) == check).then(|| (id, hash(text)))
+}
+
+/// Whether a key can have this id.
+pub fn is_id(text: &str) -> bool {
+    text.len() == ID_LEN && is_plain(text)
+}
+
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|b| ALPHABET.contains(&b))
 }
 
 fn hash(text: &str) -> Hash {

@@ -328,6 +328,11 @@ impl View {
         strangers
     }
 
+    /// Whether there is an API key with this id, valid or not.
+    pub fn has_key(&self, id: &str) -> bool {
+        self.0.snapshot.load().api_keys.contains_key(id)
+    }
+
     /// The names of the roles that exist.
     pub fn roles(&self) -> BTreeSet<String> {
         self.0.snapshot.load().roles.keys().cloned().collect()

@@ -239,7 +239,7 @@ impl Call {
     /// The principal that the rule requires; the peer alone, where its class is sufficient.
     pub(crate) fn principal(&self) -> Principal {
         let rule = &self.method.rule;
-        let enough = |class: PeerClass| rule.enough.iter().any(|c| c == class.as_str());
+        let enough = |class: PeerClass| rule.suffices(class.as_str());
         if !rule.enough.is_empty() && self.peer.class.is_some_and(enough) {
             return Principal::Peer;
         }

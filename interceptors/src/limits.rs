@@ -20,7 +20,10 @@ mod shared;
 pub(crate) use layer::RateLimitLayer;
 pub use layer::{LimitFuture, RateLimit};
 pub(crate) use local::Gcra;
-pub use plan::{Charge, Charges, Each, Limit, LimitName, Plan, Subject};
+pub use plan::{
+    Charge, Charges, Each, FileError, Kind, Limit, LimitName, OverrideError, Plan, SizeError,
+    Subject,
+};
 
 use crate::Call;
 use arc_swap::ArcSwap;

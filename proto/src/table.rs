@@ -118,6 +118,18 @@ pub struct Rule {
     pub load: Load,
 }
 
+impl Rule {
+    /// Whether the principal is a caller, who has to present a credential.
+    pub fn needs_credential(&self) -> bool {
+        matches!(self.principal, Principal::Permission(_))
+    }
+
+    /// Whether the certificate of this peer class is enough, without the principal's credential.
+    pub fn suffices(&self, class: &str) -> bool {
+        self.enough.iter().any(|enough| enough == class)
+    }
+}
+
 /// What a method has to do with the load of its process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Load {

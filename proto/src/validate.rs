@@ -166,7 +166,7 @@ impl TextRule {
 
 /// Whether a text consists of at most 64 lower-case letters, digits, `-`, `_` and `.`, and starts with a letter or
 /// digit.
-pub(crate) fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     text.len() <= 64
@@ -174,7 +174,8 @@ pub(crate) fn is_name(text: &str) -> bool {
         && bytes.all(|b| plain(b) || matches!(b, b'-' | b'_' | b'.'))
 }
 
-fn is_uuid(text: &str) -> bool {
+/// Whether a text is a UUID in its canonical form, in upper or lower case.
+pub fn is_uuid(text: &str) -> bool {
     text.len() == 36 && uuid::Uuid::try_parse(text).is_ok()
 }
 

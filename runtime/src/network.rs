@@ -77,6 +77,11 @@ impl Network {
         }
     }
 
+    /// Returns whether every address of the other network lies in this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.prefix <= other.prefix && self.contains(other.addr)
+    }
+
     /// Returns whether the whole site of each of its addresses lies in this network; false for IPv4.
     pub fn has_whole(&self, sites: Sites) -> bool {
         self.addr.is_ipv6() && u32::from(self.prefix) <= sites.prefix
@@ -240,6 +245,15 @@ mod tests {
         assert!(host.contains(addr("192.0.2.7")) && !host.contains(addr("192.0.2.6")));
         assert!(network("::1").contains(addr("::1")) && !network("::1").contains(addr("::2")));
         assert!(network("128.0.0.0/1").contains(addr("255.0.0.1")));
+    }
+
+    #[test]
+    fn a_network_covers_itself_and_the_smaller_ones_in_it() {
+        let covers = |of: &str, other: &str| network(of).covers(&network(other));
+        assert!(covers("10.0.0.0/8", "10.0.0.0/8") && covers("10.0.0.0/8", "10.1.0.0/16"));
+        assert!(covers("2001:db8::/32", "2001:db8:1::/48"));
+        assert!(!covers("10.1.0.0/16", "10.0.0.0/8") && !covers("10.0.0.0/16", "10.1.0.0/16"));
+        assert!(!covers("10.0.0.0/8", "2001:db8::/32") && !covers("::a00:0/112", "10.0.0.1"));
     }
 
     #[test]

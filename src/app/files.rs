@@ -19,8 +19,11 @@ impl RuleFiles {
         let mut mistakes = Vec::new();
         let policy = config.policy.file.as_deref().map(policy::read).transpose();
         let policy = or_note("policy.file", policy, &mut mistakes);
-        let limits = limits::in_force(&config.limits);
-        let limits = or_note("limits.file", limits, &mut mistakes);
+        let classes = config.certificates.class_table();
+        let classes = classes.map_err(|why| why.to_string());
+        let limits = or_note("certificates.classes", classes, &mut mistakes)
+            .map(|classes| limits::in_force(&config.limits, &classes));
+        let limits = limits.and_then(|read| or_note("limits.file", read, &mut mistakes));
         let quotas = quotas::in_force(&config.quotas);
         let quotas = or_note("quotas.file", quotas, &mut mistakes);
         match (policy, limits, quotas) {

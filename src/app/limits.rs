@@ -2,8 +2,9 @@
 
 use crate::app::reload::Reload;
 use futures_util::future::BoxFuture;
-use std::{fs, path::Path, time::Duration};
-use tars_interceptors::limits::{Over, Plan, RateLimiter};
+use std::{fs, path::Path, sync::Arc, time::Duration};
+use tars_certs::ClassTable;
+use tars_interceptors::limits::{FileError, Over, Plan, RateLimiter};
 use tars_runtime::{
     bus::Server,
     clock::Clock,
@@ -18,23 +19,27 @@ pub(crate) struct Limiting {
     pub(crate) limiter: RateLimiter,
     /// The limits of the configuration, which the file changes.
     base: Plan,
+    /// Which peers there can be.
+    classes: Arc<ClassTable>,
     file: Reload,
     /// What is wrong with the server, and the work that keeps the limiter connected to it.
     link: Option<(Condition, BoxFuture<'static, ()>)>,
 }
 
-fn read(base: &Plan, path: &Path) -> Result<Plan, String> {
+fn read(base: &Plan, classes: &ClassTable, path: &Path) -> Result<Plan, String> {
     let named = |e: String| format!("{}: {e}", path.display());
     let text = fs::read_to_string(path).map_err(|e| named(e.to_string()))?;
-    base.with(&text)
-        .map_err(|mistakes| named(mistakes.join("; ")))
+    base.with(&text, classes).map_err(|mistakes| {
+        let mistakes: Vec<_> = mistakes.iter().map(FileError::to_string).collect();
+        named(mistakes.join("; "))
+    })
 }
 
 /// The limits of the configuration, with what the file that it names changes.
-pub(crate) fn in_force(limits: &Limits) -> Result<Plan, String> {
+pub(crate) fn in_force(limits: &Limits, classes: &ClassTable) -> Result<Plan, String> {
     let base = Plan::new(limits);
     match limits.file.as_deref() {
-        Some(path) => read(&base, path),
+        Some(path) => read(&base, classes, path),
         None => Ok(base),
     }
 }
@@ -45,6 +50,7 @@ impl Limiting {
     pub(crate) fn new(
         limits: &Limits,
         in_force: Plan,
+        classes: Arc<ClassTable>,
         server: Option<Server>,
         (group, groups): (String, u32),
         clock: &Clock,
@@ -74,6 +80,7 @@ impl Limiting {
         Self {
             limiter,
             base: Plan::new(limits),
+            classes,
             file: Reload::new("limits", limits.file.as_deref(), metrics),
             link,
         }
@@ -85,12 +92,14 @@ impl Limiting {
         let Self {
             limiter,
             base,
+            classes,
             file,
             link,
         } = self;
         let mut checks = vec![("limits", file.check())];
         let follow = async move {
-            let replace = |path: &Path| read(&base, path).map(|plan| limiter.replace(plan));
+            let replace =
+                |path: &Path| read(&base, &classes, path).map(|plan| limiter.replace(plan));
             file.follow(replace).await;
         };
         let mut work = vec![Box::pin(follow) as BoxFuture<'_, ()>];

@@ -162,12 +162,7 @@ impl Process {
         files: RuleFiles,
     ) -> Result<Self, StartError> {
         contract().map_err(|e| StartError::Contract(e.to_string()))?;
-        let rules = config
-            .certificates
-            .classes
-            .iter()
-            .map(|r| (r.pattern.as_str(), r.class.as_str()));
-        let classes = Arc::new(ClassTable::new(rules)?);
+        let classes = Arc::new(config.certificates.class_table()?);
         let metrics = Metrics::default();
         count_tasks(&metrics);
         let path = config.policy.file.as_deref();
@@ -189,6 +184,7 @@ impl Process {
         let limiting = Limiting::new(
             &config.limits,
             files.limits,
+            Arc::clone(&classes),
             counts.then(|| server.clone()).flatten(),
             (group, groups),
             &clock,

@@ -2,7 +2,7 @@
 //! under any authority, with any lists.
 
 use std::{net::SocketAddr, sync::Arc};
-use tars_certs::{ClassTable, Identity, IdentityHandle, Revocations, SpiffeId, identity::Parts};
+use tars_certs::{Identity, IdentityHandle, Revocations, SpiffeId, identity::Parts};
 use tars_mesh::{
     Admission, Channel, ChannelMetrics, ChannelOptions, ConnectionTable, Handler, Health,
     MeshMetrics, Reply, ServeOptions,
@@ -92,9 +92,7 @@ impl TestListener {
         let clock = Clock::system();
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
         let identity = IdentityHandle::new(Identity::new(parts, &time).expect("an identity"));
-        let config = Config::default();
-        let rules = config.certificates.classes.iter();
-        let classes = ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str())));
+        let classes = Config::default().certificates.class_table();
         let (metrics, stop) = (Metrics::default(), CancellationToken::new());
         let options = ServeOptions {
             service: "door",

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "refusals/limits.rs"]
+mod limits;
+
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -355,43 +358,6 @@ async fn a_revoked_credential_is_refused_by_every_service_within_a_second() {
     mesh.mesh.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn limits_answer_with_when_to_come_back() {
-    let mut settings = tars_tests::config();
-    settings.limits.auth_per_minute = 3;
-    settings.limits.user_per_minute = 40;
-    let mesh = TestMesh::alone(settings, Clock::system()).await;
-    let admin = mesh.admin().await;
-    for _ in 0..2 {
-        assert_eq!(
-            refusal(
-                mesh.rest()
-                    .login("nobody", "wrong password")
-                    .await
-                    .map(drop)
-            )
-            .0,
-            401
-        );
-    }
-    let (status, body) = refusal(mesh.rest().login("admin", "x").await.map(drop));
-    assert_eq!((status, reason(&body).as_str()), (429, "RATE_LIMITED"));
-    let retry = body["details"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|d| d["retry_delay"].is_string());
-    assert!(retry.is_some(), "{body}");
-    let mut refused = 0;
-    for _ in 0..20 {
-        if admin.get("/auth/me").await.is_err() {
-            refused += 1;
-        }
-    }
-    assert!(refused >= 9, "a burst is a quarter of the limit: {refused}");
-    mesh.mesh.stop().await;
-}
-
 /// A caller's records of calls, newest first.
 async fn recorded(admin: &Rest, kind: &str, caller: &str) -> Vec<Value> {
     let path = format!("/admin/audit/logs?page_size=500&event_type={kind}&caller={caller}");
@@ -465,36 +431,5 @@ async fn repeated_refusals_do_not_fill_the_audit_list() {
         })
         .await;
     }
-    mesh.mesh.stop().await;
-}
-
-fn limit(name: &str, calls: u32) -> String {
-    format!("[limit.{name}]\ncalls = {calls}\nwindow_seconds = 60\n")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn limits_follow_their_file_without_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("limits.toml");
-    let mut settings = config();
-    settings.limits.file = Some(file.clone());
-    std::fs::write(&file, limit("identity", 1000)).unwrap();
-    let mesh = TestMesh::alone(settings, Clock::system()).await;
-    let (admin, dev) = (mesh.admin().await, mesh.user("dev", "developer").await);
-    let is_refused = async |who: &Rest| {
-        let answer = who.get("/auth/me").await;
-        answer.is_err_and(|e| refusal::<()>(Err(e)).0 == 429)
-    };
-    assert!(!is_refused(&admin).await && !is_refused(&dev).await);
-    std::fs::write(&file, limit("identity", 1)).unwrap();
-    eventually("a lower limit is in force", || is_refused(&admin)).await;
-    let own =
-        "[[override]]\nuser = \"admin\"\nlimit = \"identity\"\ncalls = 5000\nwindow_seconds = 60\n";
-    std::fs::write(&file, limit("identity", 1) + own).unwrap();
-    eventually("one user has a limit of their own", || async {
-        !is_refused(&admin).await
-    })
-    .await;
-    assert!(is_refused(&dev).await, "what was spent is not forgotten");
     mesh.mesh.stop().await;
 }

@@ -2,16 +2,16 @@
 //! where there is one, from the file of limits. It is replaced as a whole while the process runs; what was
 //! counted before is kept.
 
+mod file;
+
+pub use file::{FileError, Kind, OverrideError, SizeError};
+
 use crate::Call;
 use serde::Deserialize;
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, time::Duration};
 use tars_certs::PeerClass;
-use tars_credentials::Credential;
-use tars_proto::table::{Budget, RateClass};
+use tars_credentials::{Credential, View};
+use tars_proto::table::{Budget, RateClass, Rule};
 use tars_runtime::{
     config::Limits,
     network::{Network, Sites, bucket},
@@ -20,12 +20,6 @@ use tars_runtime::{
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-/// The longest window: 31 days.
-const LONGEST: u64 = 31 * 86_400;
-/// The largest number of calls in a window.
-const MOST: u32 = 1_000_000_000;
-/// The same of a limit that keeps the time of every call.
-const MOST_EXACT: u32 = 10_000;
 
 /// The name of a limit, as in headers, in refusals and in the file of limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
@@ -48,7 +42,7 @@ pub enum LimitName {
 use LimitName::{Auth, Identity, Internal, KeyChanges, Public, User};
 
 impl LimitName {
-    const ALL: [Self; 6] = [Auth, Public, User, Internal, Identity, KeyChanges];
+    pub(super) const ALL: [Self; 6] = [Auth, Public, User, Internal, Identity, KeyChanges];
 
     /// Returns the name.
     pub fn as_str(self) -> &'static str {
@@ -237,55 +231,19 @@ impl Plan {
         }
     }
 
-    /// The same with what a file of limits changes.
-    ///
-    /// # Errors
-    ///
-    /// Every mistake in the text.
-    pub fn with(&self, text: &str) -> Result<Self, Vec<String>> {
-        let file: File = toml::from_str(text).map_err(|e| vec![e.to_string()])?;
-        let (mut plan, mut mistakes) = (self.clone(), Vec::new());
-        for (name, size) in file.limit {
-            match size.limit(name) {
-                Ok(limit) => plan.limits[name as usize] = limit,
-                Err(mistake) => mistakes.push(format!("limit.{name}: {mistake}")),
-            }
-        }
-        for (n, row) in file.overrides.into_iter().enumerate() {
-            if let Err(mistake) = plan.add(row) {
-                mistakes.push(format!("override {}: {mistake}", n + 1));
-            }
-        }
-        if mistakes.is_empty() {
-            Ok(plan)
-        } else {
-            Err(mistakes)
-        }
+    /// Users and keys with limits of their own who do not exist.
+    pub fn strangers(&self, view: &View) -> Vec<String> {
+        let users = view.strangers(self.users.keys()).into_iter();
+        let keys = self.keys.keys().filter(|id| !view.has_key(id));
+        let mut keys: Vec<_> = keys.map(|id| format!("key {id}")).collect();
+        keys.sort_unstable();
+        users.map(|who| format!("user {who}")).chain(keys).collect()
     }
 
     /// How many overrides there are.
     pub fn overrides(&self) -> usize {
         let named = [&self.users, &self.keys, &self.peers].map(HashMap::len);
         named.iter().sum::<usize>() + self.networks.len()
-    }
-
-    fn add(&mut self, row: Override) -> Result<(), String> {
-        let size = Size {
-            calls: row.calls,
-            window_seconds: row.window_seconds,
-        };
-        let limit = size.limit(row.limit)?;
-        match (row.user, row.key, row.peer, row.address) {
-            (Some(user), None, None, None) => self.users.entry(user).or_default().push(limit),
-            (None, Some(key), None, None) => self.keys.entry(key).or_default().push(limit),
-            (None, None, Some(peer), None) => self.peers.entry(peer).or_default().push(limit),
-            (None, None, None, Some(network)) => {
-                let network = network.parse::<Network>().map_err(|e| e.to_string())?;
-                self.networks.push((network, limit));
-            }
-            _ => return Err("names exactly one of user, key, peer and address".to_owned()),
-        }
-        Ok(())
     }
 
     /// The limit of this name, for whom nothing else is set.
@@ -295,7 +253,7 @@ impl Plan {
 
     /// What a call is charged to.
     pub(crate) fn charges<'c>(&self, call: &'c Call) -> Charges<'c> {
-        let class = class_of(call);
+        let class = class_of(call.peer.class, &call.method.rule);
         let budget = match call.method.rule.budget {
             Some(budget) if class != Internal => Some(self.of_caller(budget_name(budget), call)),
             _ => None,
@@ -334,7 +292,10 @@ impl Plan {
         let site = self.sites.of(call.client)?;
         Some(Charge {
             limit: Limit {
-                calls: self.sites.times(limit.calls),
+                calls: self
+                    .sites
+                    .times(limit.calls)
+                    ,
                 ..limit
             },
             subject: Subject::Site(site),
@@ -381,12 +342,9 @@ fn own(of: &HashMap<String, Vec<Limit>>, who: &str, name: LimitName) -> Option<L
 }
 
 /// A workload that forwards a caller's call has already charged the caller.
-fn class_of(call: &Call) -> LimitName {
-    let hop = call
-        .peer
-        .class
-        .is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
-    match call.method.rule.rate {
+fn class_of(peer: Option<PeerClass>, rule: &Rule) -> LimitName {
+    let hop = peer.is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
+    match rule.rate {
         _ if hop => Internal,
         RateClass::Auth => Auth,
         RateClass::Public => Public,
@@ -400,50 +358,6 @@ fn budget_name(budget: Budget) -> LimitName {
         Budget::Identity => Identity,
         Budget::KeyChanges => KeyChanges,
     }
-}
-
-/// The file of limits.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    #[serde(default)]
-    limit: BTreeMap<LimitName, Size>,
-    #[serde(default, rename = "override")]
-    overrides: Vec<Override>,
-}
-
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Size {
-    calls: u32,
-    window_seconds: u64,
-}
-
-impl Size {
-    fn limit(self, name: LimitName) -> Result<Limit, String> {
-        let most = if name.is_exact() { MOST_EXACT } else { MOST };
-        if !(1..=most).contains(&self.calls) {
-            return Err(format!("calls must be between 1 and {most}"));
-        }
-        if !(1..=LONGEST).contains(&self.window_seconds) {
-            return Err(format!("window_seconds must be between 1 and {LONGEST}"));
-        }
-        let window = Duration::from_secs(self.window_seconds);
-        Ok(Limit::new(name, self.calls, window))
-    }
-}
-
-/// A limit for one user (by name or id), API key (by id), peer (by the path of its SPIFFE id) or network.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Override {
-    user: Option<String>,
-    key: Option<String>,
-    peer: Option<String>,
-    address: Option<String>,
-    limit: LimitName,
-    calls: u32,
-    window_seconds: u64,
 }
 
 #[cfg(test)]

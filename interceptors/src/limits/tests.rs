@@ -1,5 +1,6 @@
 use super::*;
 use crate::fixtures::{ME, by_credential};
+use tars_certs::ClassTable;
 use tars_proto::{fault, reason};
 use tonic_types::StatusExt;
 
@@ -32,11 +33,12 @@ fn limits_are_replaced_without_forgetting_what_was_spent() {
     let limiter = limiter(Limits::default());
     let passed = || (0..50).filter(|_| outcome(&limiter, "ada", "user:ada").passed());
     assert_eq!(passed().count(), 30);
+    let classes = ClassTable::default();
     let lower = "[limit.identity]\ncalls = 10\nwindow_seconds = 60";
-    limiter.replace(limiter.plan().with(lower).unwrap());
+    limiter.replace(limiter.plan().with(lower, &classes).unwrap());
     assert_eq!(passed().count(), 0);
     let higher = "[limit.identity]\ncalls = 35\nwindow_seconds = 60";
-    limiter.replace(limiter.plan().with(higher).unwrap());
+    limiter.replace(limiter.plan().with(higher, &classes).unwrap());
     assert_eq!(passed().count(), 5);
 }
 

@@ -221,7 +221,8 @@ impl Quotas {
 
     fn strangers(&self, view: &View) -> Vec<String> {
         let strangers = view.strangers(self.users.keys());
-        strangers.into_iter().map(str::to_owned).collect()
+        let named = strangers.into_iter().map(|who| format!("user {who}"));
+        named.collect()
     }
 
     fn allowance(&self, caller: &Caller) -> Allowance {
@@ -393,7 +394,7 @@ mod tests {
             ..Default::default()
         };
         view.apply(&known, 0);
-        assert_eq!(quotas.strangers(&view), ["adda"]);
+        assert_eq!(quotas.strangers(&view), ["user adda"]);
     }
 
     #[test]

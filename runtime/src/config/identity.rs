@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
-use tars_certs::PeerClass;
+use tars_certs::{ClassTable, PeerClass, class::ClassError};
 
 /// The trust domain, and the names in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -94,6 +94,18 @@ impl Default for Certificates {
             join_token_file: None,
             classes,
         }
+    }
+}
+
+impl Certificates {
+    /// Which class each peer belongs to.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that is none.
+    pub fn class_table(&self) -> Result<ClassTable, ClassError> {
+        let rules = self.classes.iter();
+        ClassTable::new(rules.map(|rule| (rule.pattern.as_str(), rule.class.as_str())))
     }
 }
 

@@ -2,7 +2,7 @@
 //! certificate, and a view of credentials that it fills itself.
 
 use super::{
-    follow::{SHIPPING_GRACE, keep_usage, watch_freshness, watch_quotas},
+    follow::{SHIPPING_GRACE, keep_usage, watch_freshness, watch_strangers},
     keep_leases,
     layers::{bootstrap, limits, serve},
     observe_database,
@@ -49,7 +49,7 @@ pub(crate) async fn start(
     let db = auth.db().clone();
     let usage = process.usage();
     keep_usage(process, Service::Auth, &usage, &db, Arc::clone(&auth));
-    watch_quotas(process, Service::Auth, &usage, &view);
+    watch_strangers(process, Service::Auth, &usage, &view);
     if let Some(joiners) = joiners {
         let most = limits(process, Admission::Joiners).max_message_bytes;
         let routes = tars_auth::bootstrap_routes(Arc::clone(&auth), most);

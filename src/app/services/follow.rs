@@ -24,7 +24,7 @@ use tars_proto::{
 use tars_runtime::{
     config::Connect,
     db::Db,
-    health::{self, State},
+    health::{self, Check, State},
 };
 
 /// How long Auth may be out of reach before readiness shows it: a restart of Auth takes less.
@@ -42,7 +42,7 @@ pub(super) fn follow_auth(
     let counter = UsageServiceClient::new(outgoing(channel.clone(), Credentials::Own))
         .max_decoding_message_size(MAX_RESPONSE);
     keep_usage(process, service, usage, &db, counter);
-    watch_quotas(process, service, usage, &view);
+    watch_strangers(process, service, usage, &view);
     let client = AuditServiceClient::new(outgoing(channel, Credentials::Own))
         .max_decoding_message_size(MAX_RESPONSE);
     let (stop, shipped) = (process.work.background_token(), process.condition());
@@ -90,25 +90,39 @@ fn known(usage: &Usage) -> State {
     }
 }
 
-/// Shows quotas that are nobody's: a name that is misspelt limits nothing.
-pub(super) fn watch_quotas(process: &Process, service: Service, usage: &Usage, view: &View) {
-    let (usage, view) = (usage.clone(), view.clone());
-    let look = move || {
+/// Shows quotas and limits that are nobody's: a name that is misspelt limits nothing.
+pub(super) fn watch_strangers(process: &Process, service: Service, usage: &Usage, view: &View) {
+    let (usage, limiter) = (usage.clone(), process.limiter.clone());
+    let of_quotas = nobodys(view, "a quota", move |view| usage.strangers(view));
+    let of_limits = nobodys(view, "a limit of their own", move |view| {
+        limiter.plan().strangers(view)
+    });
+    let name = service.as_str();
+    process.add_check(&format!("{name}.quotas"), of_quotas);
+    process.add_check(&format!("{name}.limits"), of_limits);
+}
+
+/// Degraded while there are users or keys which have `what`, and do not exist.
+fn nobodys(
+    view: &View,
+    what: &'static str,
+    strangers: impl Fn(&View) -> Vec<String> + Send + Sync + 'static,
+) -> Check {
+    let view = view.clone();
+    health::check(move || {
         // Before that nobody is known.
         let strangers = match view.age() {
-            Some(_) => usage.strangers(&view),
+            Some(_) => strangers(&view),
             None => Vec::new(),
         };
         match strangers.is_empty() {
             true => State::Ok,
             false => State::Degraded(format!(
-                "there is no user {}, who has a quota",
+                "there is no {}, who has {what}",
                 strangers.join(", ")
             )),
         }
-    };
-    let name = format!("{}.quotas", service.as_str());
-    process.add_check(&name, health::check(look));
+    })
 }
 
 /// Follows what Auth pushes, and reports to Auth what this service trusts.

@@ -10,7 +10,7 @@ use crate::{
 };
 use std::{path::Path, time::Duration};
 use tars_certs::{
-    Authority, ClassTable, IdentityFiles, PeerClass, SpiffeId,
+    Authority, IdentityFiles, PeerClass, SpiffeId,
     ca::Request,
     join::{JoinClaims, JoinKind, JoinToken},
     secret,
@@ -97,9 +97,8 @@ fn known(config: &Config, path: &str) -> Result<(SpiffeId, PeerClass), CommandEr
 
 /// What an identity is to the mesh.
 pub(crate) fn class(config: &Config, id: &SpiffeId) -> Result<Option<PeerClass>, CommandError> {
-    let rules = config.certificates.classes.iter();
-    let classes = ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str())))
-        .map_err(|e| CommandError::Failed(e.to_string()))?;
+    let classes = config.certificates.class_table();
+    let classes = classes.map_err(|e| CommandError::Failed(e.to_string()))?;
     Ok(classes.classify(id))
 }
 

@@ -8,7 +8,7 @@ use crate::{
 };
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use std::{io::Read, sync::Arc, time::Duration};
-use tars_certs::{ClassTable, IdentityHandle, Revocations};
+use tars_certs::{IdentityHandle, Revocations};
 use tars_credentials::{Claims, Permissions, View, token};
 use tars_interceptors::{
     Policy, PolicyHandle, Stack, StackOptions, authenticate::Failures, contract,
@@ -184,7 +184,7 @@ async fn full(
         admission: Admission::Mutual,
         identity: IdentityHandle::new(credentials.files(SERVER).load(&tars_tests::time())?),
         revocations: Revocations::default(),
-        classes: Arc::new(classes(&config)?),
+        classes: Arc::new(config.certificates.class_table()?),
         clock,
         limits: config.connections.clone(),
         times: config.timeouts.clone(),
@@ -193,13 +193,6 @@ async fn full(
     };
     tars_mesh::serve(listener, service, options, stop).await;
     Ok(())
-}
-
-fn classes(config: &Config) -> Result<ClassTable, Failure> {
-    let rules = config.certificates.classes.iter();
-    Ok(ClassTable::new(
-        rules.map(|r| (r.pattern.as_str(), r.class.as_str())),
-    )?)
 }
 
 type Process<'a> = (&'a Metrics, &'a Clock, &'a CancellationToken);

@@ -1,16 +1,35 @@
 use super::*;
-use crate::fixtures::{ME, by_credential, by_peer, call};
+use crate::{
+    contract,
+    decide::{Verdict, decide},
+    fixtures::{ME, by_credential, by_peer, call, caller},
+    policy::PolicyHandle,
+};
 use std::sync::Arc;
+use tars_certs::ClassTable;
+use tars_credentials::Permissions;
 
 const LOGIN: &str = "/tars.auth.v1.AuthService/Login";
 const CREATE_KEY: &str = "/tars.auth.v1.ApiKeyService/CreateApiKey";
 
-fn plan(text: &str) -> Plan {
-    Plan::new(&Limits::default()).with(text).unwrap()
+/// Ids of API keys.
+const K1: &str = "0198c5b2d3e4";
+const K2: &str = "0198c5b2d3e5";
+
+fn classes() -> ClassTable {
+    tars_runtime::config::Certificates::default()
+        .class_table()
+        .unwrap()
 }
 
-fn mistakes(text: &str) -> Vec<String> {
-    Plan::new(&Limits::default()).with(text).unwrap_err()
+fn plan(text: &str) -> Plan {
+    let plan = Plan::new(&Limits::default());
+    plan.with(text, &classes()).unwrap()
+}
+
+fn mistakes(text: &str) -> Vec<FileError> {
+    let plan = Plan::new(&Limits::default());
+    plan.with(text, &classes()).unwrap_err()
 }
 
 #[test]
@@ -57,11 +76,7 @@ fn own(who: &str) -> Plan {
 
 fn by_key(id: &str) -> Arc<Call> {
     let call = by_peer(ME, PeerClass::Gateway, "/gateway");
-    let mut caller = Arc::unwrap_or_clone(crate::fixtures::caller(
-        "ada-id",
-        "key:1",
-        tars_credentials::Permissions::ALL,
-    ));
+    let mut caller = Arc::unwrap_or_clone(caller("ada-id", "key:1", Permissions::ALL));
     let secret = tars_credentials::apikey::Hash::default();
     caller.credential = Credential::ApiKey {
         id: id.to_owned(),
@@ -85,18 +100,18 @@ fn an_override_is_for_whom_it_names_alone() {
     assert_eq!(of(&user, &bob), Limit::new(User, 600, MINUTE));
     let budget = user.charges(&ada).budget.unwrap();
     assert_eq!(budget.limit.calls, 30, "of that name alone");
-    assert_eq!(of(&own("peer = \"/gateway\""), &ada).calls, 600);
+    let peer = plan(
+        "[[override]]\npeer = \"/gateway\"\nlimit = \"internal\"\ncalls = 5\nwindow_seconds = 1\n",
+    );
+    assert_eq!(of(&peer, &ada).calls, 600, "not of whom it carries");
 }
 
 #[test]
 fn a_key_with_a_limit_of_its_own_is_not_charged_to_its_owner() {
-    let plan = own("key = \"k1\"");
-    let (k1, k2) = (by_key("k1"), by_key("k2"));
+    let plan = own(&format!("key = \"{K1}\""));
+    let (k1, k2) = (by_key(K1), by_key(K2));
     let charge = plan.charges(&k1).class;
-    assert_eq!(
-        (charge.limit.calls, charge.subject),
-        (5, Subject::Key("k1"))
-    );
+    assert_eq!((charge.limit.calls, charge.subject), (5, Subject::Key(K1)));
     let charge = plan.charges(&k2).class;
     let owner = Subject::Name("ada-id");
     assert_eq!((charge.limit.calls, charge.subject), (600, owner));
@@ -157,7 +172,7 @@ fn every_mistake_is_reported_and_nothing_is_changed() {
     let size = "calls = 5\nwindow_seconds = 1\n";
     for (text, reason) in [
         ("[limit.auth]\ncalls = 0\nwindow_seconds = 60", "calls"),
-        ("[limit.auth]\ncalls = 10001\nwindow_seconds = 60", "calls"),
+        ("[limit.auth]\ncalls = 100001\nwindow_seconds = 60", "calls"),
         (
             "[limit.user]\ncalls = 1000000001\nwindow_seconds = 60",
             "calls",
@@ -184,10 +199,194 @@ fn every_mistake_is_reported_and_nothing_is_changed() {
             "exactly one",
         ),
     ] {
-        let found = mistakes(text).join("; ");
+        let found = format!("{}", mistakes(text)[0]);
         assert!(found.contains(reason), "{text}: {found}");
     }
     let two = format!("[[override]]\nuser = \"a\"\nkey = \"b\"\nlimit = \"user\"\n{size}");
     let address = format!("[[override]]\naddress = \"here\"\nlimit = \"auth\"\n{size}");
     assert_eq!(mistakes(&format!("{two}{address}")).len(), 2);
+}
+
+/// An override for whom `whom` names.
+fn row(whom: &str, limit: &str) -> String {
+    format!("[[override]]\n{whom}\nlimit = \"{limit}\"\ncalls = 5\nwindow_seconds = 1\n")
+}
+
+/// What is wrong with the only override that is refused.
+fn refused(text: &str) -> OverrideError {
+    match &mistakes(text)[..] {
+        [FileError::Override { why, .. }] => why.clone(),
+        other => panic!("{text}: {other:?}"),
+    }
+}
+
+#[test]
+fn nobody_has_a_limit_that_never_counts_them() {
+    for (whom, kind, limits) in [
+        (
+            "user = \"ada\"",
+            Kind::User,
+            &["auth", "public", "internal"][..],
+        ),
+        (
+            "key = \"0198c5b2d3e4\"",
+            Kind::Key,
+            &["auth", "public", "internal"],
+        ),
+        (
+            "peer = \"/automl\"",
+            Kind::Peer,
+            &["auth", "public", "identity", "key-changes"],
+        ),
+        (
+            "address = \"10.0.0.0/8\"",
+            Kind::Address,
+            &["user", "internal", "identity", "key-changes"],
+        ),
+    ] {
+        for name in limits {
+            let found = refused(&row(whom, name));
+            assert!(
+                matches!(found, OverrideError::NotCounted { kind: k, .. } if k == kind),
+                "{whom} {name}: {found}"
+            );
+        }
+    }
+    let message = mistakes(&row("key = \"0198c5b2d3e4\"", "auth"))[0].to_string();
+    assert_eq!(
+        message,
+        "override 1: the limit auth counts by address, never by key; by key counts user, identity, key-changes"
+    );
+}
+
+#[test]
+fn nobody_has_a_limit_who_cannot_be() {
+    for user in [
+        "",
+        "Ada",
+        "ada bob",
+        "-ada",
+        "0198C5B2-D3E4-7000-8000-000000000001",
+        "ádá",
+    ] {
+        let found = refused(&row(&format!("user = \"{user}\""), "user"));
+        assert_eq!(found, OverrideError::User(user.to_owned()));
+    }
+    for key in ["", "k1", "0198c5b2d3e", "0198c5b2d3e45", "0198c5b2d3e-"] {
+        let found = refused(&row(&format!("key = \"{key}\""), "user"));
+        assert_eq!(found, OverrideError::Key(key.to_owned()));
+    }
+    for peer in [
+        "",
+        "automl",
+        "/",
+        "/automl/",
+        "spiffe://tars.local/automl",
+        "/a b",
+    ] {
+        let found = refused(&row(&format!("peer = \"{peer}\""), "internal"));
+        assert!(
+            matches!(found, OverrideError::Peer { .. }),
+            "{peer}: {found}"
+        );
+    }
+    for peer in ["/automi", "/user", "/ns/prod/sa/nobody"] {
+        let found = refused(&row(&format!("peer = \"{peer}\""), "internal"));
+        assert_eq!(found, OverrideError::Classless(peer.to_owned()));
+    }
+    for good in [
+        row("user = \"ada\"", "user"),
+        row(
+            "user = \"0198c5b2-d3e4-7000-8000-000000000001\"",
+            "identity",
+        ),
+        row("key = \"0198c5b2d3e4\"", "key-changes"),
+        row("peer = \"/ns/prod/sa/automl\"", "internal"),
+        row("peer = \"/client/bot\"", "internal"),
+        row("peer = \"/user/ada\"", "user"),
+        row("address = \"::1\"", "public"),
+    ] {
+        assert_eq!(plan(&good).overrides(), 1, "{good}");
+    }
+}
+
+#[test]
+fn an_override_that_an_earlier_one_hides_is_refused() {
+    let twice = row("user = \"ada\"", "user") + &row("user = \"ada\"", "user");
+    assert_eq!(refused(&twice), OverrideError::Again(1, Kind::User));
+    let others = row("user = \"ada\"", "identity") + &row("key = \"0198c5b2d3e4\"", "user");
+    assert_eq!(
+        plan(&format!("{}{others}", row("user = \"ada\"", "user")))
+            .users
+            .len(),
+        1
+    );
+    let (wide, narrow) = (
+        row("address = \"10.0.0.0/8\"", "auth"),
+        row("address = \"10.1.0.0/16\"", "auth"),
+    );
+    let message = mistakes(&format!("{wide}{narrow}"))[0].to_string();
+    assert_eq!(
+        message,
+        "override 2: every address of 10.1.0.0/16 has the limit of override 1, 10.0.0.0/8: put the smaller network first"
+    );
+    plan(&format!("{narrow}{wide}"));
+    plan(&format!(
+        "{wide}{}",
+        row("address = \"10.1.0.0/16\"", "public")
+    ));
+}
+
+/// Every way in which the contract lets a call be charged to somebody that an override can name, as a limit, a kind
+/// and, of a peer, its class.
+fn charged() -> Vec<(LimitName, Kind, Option<PeerClass>)> {
+    let (plan, policy) = (plan(""), PolicyHandle::default());
+    let mut all = Vec::new();
+    for method in contract().unwrap().iter() {
+        for class in PeerClass::ALL {
+            for has_caller in [false, true] {
+                let call = by_peer(&method.path, class, "/peer");
+                if has_caller {
+                    call.set_caller(caller("ada", "user:ada", Permissions::ALL));
+                }
+                if decide(&policy, &call) != Verdict::Allowed {
+                    continue;
+                }
+                let charges = plan.charges(&call);
+                all.extend(charges.iter().map(|charge| match charge.subject {
+                    Subject::Name("ada") => (charge.limit.name, Kind::User, None),
+                    Subject::Address(_) | Subject::Site(_) => {
+                        (charge.limit.name, Kind::Address, None)
+                    }
+                    _ => (charge.limit.name, Kind::Peer, Some(class)),
+                }));
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn every_limit_that_counts_somebody_can_be_overridden_for_them_and_no_other() {
+    let charged = charged();
+    for limit in LimitName::ALL {
+        for kind in [Kind::User, Kind::Address] {
+            let counts = charged.iter().any(|(l, k, _)| (*l, *k) == (limit, kind));
+            assert_eq!(limit.counts().contains(&kind), counts, "{limit} {kind}");
+        }
+        // A key stands for its owner.
+        let of = |kind| limit.counts().contains(&kind);
+        assert_eq!(of(Kind::Key), of(Kind::User), "{limit}");
+        let mut by_peer = false;
+        // A joiner has no certificate, and so no path.
+        for class in PeerClass::ALL
+            .into_iter()
+            .filter(|c| *c != PeerClass::Joiner)
+        {
+            let counts = charged.contains(&(limit, Kind::Peer, Some(class)));
+            assert_eq!(file::counts_class(limit, class), counts, "{limit} {class}");
+            by_peer |= counts;
+        }
+        assert_eq!(of(Kind::Peer), by_peer, "{limit}");
+    }
 }

@@ -44,13 +44,11 @@ pub(crate) async fn certificates(
     let time: Arc<dyn TimeProvider> = Arc::new(clock.clone());
     let issued = authority.issue(&request, clock.now()).unwrap();
     let own = Identity::new(issued.into_parts(authority.roots()), &time).unwrap();
-    let rules = config.certificates.classes.iter();
+    let classes = config.certificates.class_table().unwrap();
     Ok(Certificates {
         authority: Some(Arc::new(authority)),
         own: IdentityHandle::new(own),
-        classes: Arc::new(
-            ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str()))).unwrap(),
-        ),
+        classes: Arc::new(classes),
         feed: TrustFeed::default(),
         trust_domain: "tars.local".to_owned(),
         settings: config.certificates,
