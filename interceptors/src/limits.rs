@@ -12,6 +12,8 @@ mod layer;
 mod lease;
 mod link;
 mod local;
+mod log;
+mod logs;
 mod plan;
 mod present;
 mod script;

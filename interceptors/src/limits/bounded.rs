@@ -8,13 +8,13 @@ use std::{
 use tars_runtime::clock::Monotonic;
 
 /// Maximum number of keys. Further ones evict the least recently used of their shard, so that
-/// strangers cannot fill the memory.
+/// strangers cannot fill the memory. What guards secrets is kept in [`Logs`](super::logs::Logs), which forget nothing early.
 pub(super) const MAX_KEYS: usize = 65_536;
 const SHARDS: usize = 64;
 
 /// Passes on what is a hash already.
 #[derive(Debug, Default, Clone, Copy)]
-struct Hashed(u64);
+pub(super) struct Hashed(u64);
 
 impl Hasher for Hashed {
     fn write(&mut self, _: &[u8]) {

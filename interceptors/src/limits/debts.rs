@@ -1,12 +1,14 @@
 //! What this process let pass by itself while the server was out of reach, and owes to the server's count.
 
-use super::Limit;
+use super::{Limit, log::Log};
 use parking_lot::Mutex;
 use std::{collections::HashMap, time::Duration};
 use tars_runtime::clock::Monotonic;
 
 /// Maximum number of callers. A debt of a further one is not kept: it was bounded by the replica's share.
 const MAX_CALLERS: usize = 65_536;
+/// Maximum number of runs of all logs.
+const MAX_RUNS: usize = 524_288;
 
 /// The calls of one caller against one limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,8 +17,8 @@ pub(super) struct Debt {
     pub(super) limit: Limit,
     /// The key of its count.
     pub(super) key: String,
-    /// When each call passed, oldest first; of a limit that is not exact, the last alone.
-    pub(super) times: Vec<Monotonic>,
+    /// When each call passed; of a limit that is not exact, nothing.
+    pub(super) log: Log,
     /// How many calls passed.
     calls: u32,
     /// The time for one call at the rate of this process's share, and when at that rate all of them are
@@ -36,19 +38,39 @@ impl Debt {
 
 /// The debts of a process.
 #[derive(Debug, Default)]
-pub(super) struct Debts(Mutex<HashMap<String, Debt>>);
+pub(super) struct Debts(Mutex<Owed>);
+
+#[derive(Debug, Default)]
+struct Owed {
+    debts: HashMap<String, Debt>,
+    /// How many runs all logs have.
+    runs: usize,
+}
+
+impl Owed {
+    /// Makes room for another call: the longest logs are made coarser.
+    fn thin(&mut self) {
+        let share = MAX_RUNS / self.debts.len().max(1);
+        let logs = self.debts.values_mut().map(|debt| &mut debt.log);
+        self.runs = logs.map(|log| log.thin(share)).sum();
+    }
+}
 
 impl Debts {
     /// Adds one call, of which this process lets one pass each `interval`.
     pub(super) fn add(&self, limit: &Limit, interval: Duration, key: String, now: Monotonic) {
-        let mut debts = self.0.lock();
+        let mut owed = self.0.lock();
+        if owed.runs >= MAX_RUNS {
+            owed.thin();
+        }
+        let Owed { debts, runs } = &mut *owed;
         if debts.len() >= MAX_CALLERS && !debts.contains_key(&key) {
             return;
         }
         let debt = debts.entry(key.clone()).or_insert_with(|| Debt {
             limit: *limit,
             key,
-            times: Vec::new(),
+            log: Log::default(),
             calls: 0,
             interval,
             full: now,
@@ -56,24 +78,26 @@ impl Debts {
         debt.calls = debt.calls.saturating_add(1);
         debt.interval = interval;
         debt.full = debt.full.max(now) + interval;
-        if !limit.is_exact() {
-            debt.times.clear();
+        if limit.is_exact() {
+            *runs -= debt.log.len();
+            debt.log.keep(limit.window, now);
+            debt.log.record(now);
+            *runs += debt.log.len();
         }
-        let expired = |at: &Monotonic| *at + limit.window > now;
-        let first = debt.times.iter().position(expired);
-        debt.times.drain(..first.unwrap_or(debt.times.len()));
-        debt.times.push(now);
     }
 
     /// Takes back the newest call of a key, if it is not being settled.
     pub(super) fn give_back(&self, key: &str) {
-        let mut debts = self.0.lock();
+        let mut owed = self.0.lock();
+        let Owed { debts, runs } = &mut *owed;
         let Some(debt) = debts.get_mut(key) else {
             return;
         };
         debt.calls -= 1;
         debt.full = debt.full.saturating_sub(debt.interval);
-        debt.times.pop();
+        *runs -= debt.log.len();
+        debt.log.give_back();
+        *runs += debt.log.len();
         if debt.calls == 0 {
             debts.remove(key);
         }
@@ -81,21 +105,24 @@ impl Debts {
 
     /// Takes all of them.
     pub(super) fn take(&self) -> Vec<Debt> {
-        let debts = std::mem::take(&mut *self.0.lock());
-        debts.into_values().collect()
+        let owed = std::mem::take(&mut *self.0.lock());
+        owed.debts.into_values().collect()
     }
 
     /// Puts back what could not be settled.
     pub(super) fn put_back(&self, unsettled: Vec<Debt>) {
-        let mut debts = self.0.lock();
+        let mut owed = self.0.lock();
+        let Owed { debts, runs } = &mut *owed;
         for mut old in unsettled {
             if let Some(newer) = debts.remove(&old.key) {
+                *runs -= newer.log.len();
                 old.calls = old.calls.saturating_add(newer.calls);
                 // What it were if all had been added here, one after the other.
                 old.full = newer.full.max(old.full + newer.interval * newer.calls);
                 old.interval = newer.interval;
-                old.times.extend(newer.times);
+                old.log.append(newer.log);
             }
+            *runs += old.log.len();
             debts.insert(old.key.clone(), old);
         }
     }
@@ -119,7 +146,8 @@ mod tests {
             debts.add(&limit, SECOND, "a".to_owned(), at);
         }
         let owed = debts.take();
-        assert_eq!(owed[0].times, [T + Duration::from_secs(61)]);
+        let times: Vec<_> = owed[0].log.times().collect();
+        assert_eq!(times, [T + Duration::from_secs(61)]);
         assert!(debts.take().is_empty());
     }
 
@@ -169,5 +197,39 @@ mod tests {
         let owed = debts.take();
         assert_eq!(owed.len(), 1);
         assert_eq!(owed[0].owed(T), 2.0);
+    }
+    #[test]
+    fn what_is_owed_takes_no_more_memory_than_there_is_for_it() {
+        let (debts, limit) = (
+            Debts::default(),
+            Limit::new(LimitName::Auth, 10_000, MINUTE),
+        );
+        let step = Duration::from_micros(10);
+        let mut now = T;
+        for n in 0..1_200_000u32 {
+            now = now + step;
+            debts.add(&limit, SECOND, format!("{}", n % 600), now);
+        }
+        let runs = |owed: &Owed| {
+            owed.debts
+                .values()
+                .map(|debt| debt.log.len())
+                .sum::<usize>()
+        };
+        let counted = {
+            let owed = debts.0.lock();
+            assert_eq!(owed.runs, runs(&owed));
+            owed.runs
+        };
+        assert!(counted <= MAX_RUNS, "{counted}");
+        let unsettled = debts.take();
+        assert!(
+            unsettled
+                .iter()
+                .all(|debt| debt.log.times().count() == 2000)
+        );
+        debts.put_back(unsettled);
+        let owed = debts.0.lock();
+        assert_eq!((owed.runs, owed.debts.len()), (runs(&owed), 600));
     }
 }

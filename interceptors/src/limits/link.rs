@@ -193,9 +193,9 @@ async fn pay(
     }
     let now = shared.clock.monotonic();
     let ages = debt
-        .times
-        .iter()
-        .map(|at| script::microseconds(now.since(*at)).floor());
+        .log
+        .times()
+        .map(|at| script::microseconds(now.since(at)).floor());
     let arguments: Vec<f64> = script::log_size(&debt.limit)
         .into_iter()
         .chain(ages)

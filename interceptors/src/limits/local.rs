@@ -3,10 +3,12 @@
 //! until it has caught up.
 
 use super::{
-    Charge, Charges, Decision, Each, Limit, Outcome,
+    Charge, Charges, Decision, Each, Limit, LimitName, Outcome,
     bounded::{Bounded, Keys},
+    log::Log,
+    logs::Logs,
 };
-use std::{collections::VecDeque, hash::Hash, time::Duration};
+use std::{hash::Hash, time::Duration};
 use tars_runtime::{
     clock::Monotonic,
     rate::{Cell, Rate},
@@ -52,14 +54,12 @@ impl Gcra {
     }
 }
 
-/// The times of the calls that passed, oldest first. Refused calls do not count.
-type Log = VecDeque<Monotonic>;
-
 /// What was charged in this process.
 #[derive(Debug)]
 pub(super) struct Local {
     keys: Keys,
-    logs: Bounded<Log>,
+    /// By limit: what is tried under one takes no room of another.
+    logs: [Logs; LimitName::ALL.len()],
     cells: Bounded<Cell>,
 }
 
@@ -67,7 +67,7 @@ impl Local {
     pub(super) fn new() -> Self {
         Self {
             keys: Keys::default(),
-            logs: Bounded::new(),
+            logs: LimitName::ALL.map(|_| Logs::new()),
             cells: Bounded::new(),
         }
     }
@@ -115,7 +115,8 @@ impl Local {
     /// Takes one call, if there is one left.
     pub(super) fn take(&self, limit: Limit, key: u64, now: Monotonic) -> Decision {
         if limit.is_exact() {
-            self.logs.with(key, now, |log| take_exact(log, &limit, now))
+            let logs = self.logs(limit.name);
+            logs.with(key, limit.window, now, |log| log.take(limit.calls, now))
         } else {
             let rate = limit.rate();
             self.cells
@@ -126,7 +127,8 @@ impl Local {
     /// Gives back the newest call.
     pub(super) fn give_back(&self, limit: Limit, key: u64, now: Monotonic) {
         if limit.is_exact() {
-            self.logs.with(key, now, VecDeque::pop_back);
+            let logs = self.logs(limit.name);
+            logs.with(key, limit.window, now, Log::give_back);
         } else {
             let rate = limit.rate();
             self.cells.with(key, now, |cell| cell.give_back(&rate));
@@ -135,33 +137,12 @@ impl Local {
 
     /// Records a call that was decided elsewhere.
     pub(super) fn record(&self, limit: &Limit, key: u64, now: Monotonic) {
-        self.logs.with(key, now, |log| {
-            expire(log, limit.window, now);
-            log.push_back(now);
-        });
+        let logs = self.logs(limit.name);
+        logs.with(key, limit.window, now, |log| log.record(now));
     }
-}
 
-fn expire(log: &mut Log, window: Duration, now: Monotonic) {
-    while log.front().is_some_and(|at| *at + window <= now) {
-        log.pop_front();
-    }
-}
-
-fn take_exact(log: &mut Log, limit: &Limit, now: Monotonic) -> Decision {
-    expire(log, limit.window, now);
-    let most = limit.calls as usize;
-    let passed = log.len() < most;
-    let ends = |at: Option<&Monotonic>| (at.copied().unwrap_or(now) + limit.window).since(now);
-    // More than the limit remain after it was lowered: as many must expire.
-    let retry = ends(log.get(log.len().saturating_sub(most)));
-    if passed {
-        log.push_back(now);
-    }
-    Decision {
-        remaining: u32::try_from(most.saturating_sub(log.len())).unwrap_or(u32::MAX),
-        reset: ends(log.back()),
-        retry: if passed { Duration::ZERO } else { retry },
+    fn logs(&self, name: LimitName) -> &Logs {
+        &self.logs[name as usize]
     }
 }
 

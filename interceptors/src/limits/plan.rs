@@ -13,7 +13,7 @@ use tars_certs::PeerClass;
 use tars_credentials::{Credential, View};
 use tars_proto::table::{Budget, RateClass, Rule};
 use tars_runtime::{
-    config::Limits,
+    config::{Limits, bounds::EXACT_CALLS},
     network::{Network, Sites, bucket},
     rate::Rate,
 };
@@ -295,7 +295,7 @@ impl Plan {
                 calls: self
                     .sites
                     .times(limit.calls)
-                    ,
+                    .min(EXACT_CALLS.max(limit.calls)),
                 ..limit
             },
             subject: Subject::Site(site),

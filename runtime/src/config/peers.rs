@@ -254,7 +254,8 @@ pub struct Limits {
     /// addresses. An address itself counts as its /64. Where a provider hands out smaller networks than
     /// /48, that is the prefix: its customers share the limits of a site otherwise.
     pub site_prefix: u32,
-    /// How many times as much as one address a whole site may do, where a limit is by address.
+    /// How many times as much as one address a whole site may do, where a limit is by address; at most 100000
+    /// calls in a window.
     pub site_factor: u32,
     /// Maximum number of calls in flight of one caller in one service. A caller is a user with all of
     /// their keys; a call without a credential counts by SPIFFE id, behind the gateway by address.

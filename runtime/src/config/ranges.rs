@@ -9,6 +9,7 @@ use serde_json::Value;
 /// Maximum number of connections, calls, or places for them.
 const MANY: u64 = 1_000_000;
 const RATE: u64 = bounds::RATE as u64;
+const EXACT_CALLS: u64 = bounds::EXACT_CALLS as u64;
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 const YEAR: u64 = 366 * DAY;
@@ -73,11 +74,11 @@ const RANGES: &[(&str, Range)] = &[
     ("credentials.refresh_token_days", Between(1, CENTURY)),
     ("credentials.session_max_days", Between(1, CENTURY)),
     ("credentials.stale_after_seconds", Between(1, DAY)),
-    ("limits.auth_per_minute", Between(1, RATE)),
-    ("limits.public_per_minute", Between(1, RATE)),
+    ("limits.auth_per_minute", Between(1, EXACT_CALLS)),
+    ("limits.public_per_minute", Between(1, EXACT_CALLS)),
     ("limits.user_per_minute", Between(1, RATE)),
-    ("limits.identity_per_minute", Between(1, RATE)),
-    ("limits.key_changes_per_minute", Between(1, RATE)),
+    ("limits.identity_per_minute", Between(1, EXACT_CALLS)),
+    ("limits.key_changes_per_minute", Between(1, EXACT_CALLS)),
     ("limits.internal_per_second", Between(1, RATE)),
     ("limits.replicas", Between(1, 1024)),
     ("limits.redis_budget_ms", Between(1, 1000)),

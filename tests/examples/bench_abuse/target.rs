@@ -17,10 +17,10 @@ use tokio::time::{Instant, sleep};
 
 /// What is set wide. The flood guard by address stays: the honest client keeps below it.
 pub(crate) const LIMITS: &[(&str, &str)] = &[
-    ("TARS__LIMITS__AUTH_PER_MINUTE", "1000000"),
-    ("TARS__LIMITS__PUBLIC_PER_MINUTE", "1000000"),
+    ("TARS__LIMITS__AUTH_PER_MINUTE", "100000"),
+    ("TARS__LIMITS__PUBLIC_PER_MINUTE", "100000"),
     ("TARS__LIMITS__USER_PER_MINUTE", "10000000"),
-    ("TARS__LIMITS__IDENTITY_PER_MINUTE", "1000000"),
+    ("TARS__LIMITS__IDENTITY_PER_MINUTE", "100000"),
 ];
 
 /// The mesh's process, ended with the run.

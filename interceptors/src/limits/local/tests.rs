@@ -1,5 +1,5 @@
 use super::*;
-use crate::limits::{LimitName, Subject, bounded::MAX_KEYS};
+use crate::limits::{Subject, bounded::MAX_KEYS, logs};
 
 const T: Monotonic = Monotonic::from_start(Duration::from_secs(1000));
 const MINUTE: Duration = Duration::from_secs(60);
@@ -146,7 +146,7 @@ fn a_client_that_rotates_within_its_site_has_the_limit_of_the_site() {
     let (limit, last) = outcomes.last().unwrap().class;
     assert_eq!((limit.calls, last.retry), (20, MINUTE), "the site's");
     assert_eq!(
-        local.logs.len(),
+        local.logs(LimitName::Auth).keys(),
         10 + 1,
         "addresses that were refused leave no trace"
     );
@@ -174,5 +174,6 @@ fn strangers_cannot_fill_the_memory() {
         local.take(volume(10, MINUTE), key, now);
         local.take(exact(10, MINUTE), key, now);
     }
-    assert!(local.cells.len() <= MAX_KEYS && local.logs.len() <= MAX_KEYS);
+    assert!(local.cells.len() <= MAX_KEYS);
+    assert!(local.logs(LimitName::Auth).keys() <= logs::MAX_KEYS);
 }

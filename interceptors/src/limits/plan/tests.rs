@@ -168,6 +168,22 @@ fn a_site_is_as_large_as_it_is_set_and_may_do_as_much() {
 }
 
 #[test]
+fn a_site_has_no_more_calls_than_a_limit_may_have() {
+    let plan = Plan::new(&Limits {
+        auth_per_minute: EXACT_CALLS,
+        site_factor: 1_000_000_000,
+        ..Limits::default()
+    });
+    let call = call(
+        LOGIN,
+        PeerClass::Gateway,
+        "/gateway",
+        [0x2001, 0xdb8, 1, 2, 0, 0, 0, 1],
+    );
+    assert_eq!(plan.charges(&call).site.unwrap().limit.calls, EXACT_CALLS);
+}
+
+#[test]
 fn every_mistake_is_reported_and_nothing_is_changed() {
     let size = "calls = 5\nwindow_seconds = 1\n";
     for (text, reason) in [
