@@ -6,6 +6,7 @@ pub mod faults;
 pub mod fleet;
 pub mod fuzz;
 pub mod governed;
+pub mod h2spec;
 pub mod ladder;
 pub mod memory;
 pub mod otlp;
@@ -14,6 +15,7 @@ pub mod process;
 pub mod races;
 pub mod raw;
 pub mod redis;
+pub mod steady;
 pub mod test_ca;
 pub mod test_listener;
 
