@@ -119,10 +119,10 @@ impl ChannelError {
             Self::Refused { .. } => "not_trusted",
             Self::Own(_) | Self::Identity(_) => "own_certificate",
             Self::OwnRevoked { .. } => "own_certificate_revoked",
-            // No single attempt ends with these.
-            Self::Moved { .. } | Self::Abandoned { .. } | Self::Several(_) | Self::Target(_) => {
-                "other"
-            }
+            Self::Moved { .. } => "moved",
+            Self::Abandoned { .. } => "abandoned",
+            Self::Several(_) => "several_addresses",
+            Self::Target(_) => "target",
         }
     }
 
@@ -206,6 +206,7 @@ fn is_revoked_alert(error: &hyper::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn away(target: &str) -> ChannelError {
         ChannelError::connect(target.to_owned(), io::ErrorKind::ConnectionRefused.into())
@@ -232,6 +233,30 @@ mod tests {
         assert!(error.is_own_revoked());
         let both_away = ChannelError::of_all(vec![away("a:1"), away("b:2")]);
         assert!(!both_away.is_own_revoked());
+    }
+
+    #[test]
+    fn every_kind_of_failure_has_a_label_that_says_which() {
+        let target = || "a:1".to_owned();
+        let named = [
+            away("a:1"),
+            ChannelError::Timeout { target: target() },
+            ChannelError::NoH2 { target: target() },
+            ChannelError::Closed { target: target() },
+            ChannelError::Refused {
+                target: target(),
+                why: String::new(),
+            },
+            ChannelError::Own(String::new()),
+            revoked("a:1"),
+            ChannelError::Moved { target: target() },
+            ChannelError::Abandoned { target: target() },
+            ChannelError::Several(vec![away("a:1"), away("b:2")]),
+            ChannelError::Target(Vec::new()),
+        ];
+        let labels: BTreeSet<_> = named.iter().map(ChannelError::label).collect();
+        assert_eq!(labels.len(), named.len(), "{labels:?}");
+        assert!(!labels.contains("other"), "{labels:?}");
     }
 
     #[test]
