@@ -87,6 +87,11 @@ impl Network {
         self.addr.is_ipv6() && u32::from(self.prefix) <= sites.prefix
     }
 
+    /// Returns whether it is less than what [`bucket`] counts as one: a part of an IPv6 `/64`.
+    pub fn is_part_of_a_bucket(&self) -> bool {
+        self.addr.is_ipv6() && self.prefix > 64
+    }
+
     fn has_host_bits(&self) -> bool {
         let bits = match self.addr {
             IpAddr::V4(v4) => u128::from(v4.to_bits()) << 96,

@@ -184,7 +184,7 @@ async fn pay(
     debt: &Debt,
     marker: &str,
 ) -> Result<Vec<i64>, ScriptError> {
-    let keys = [debt.key.as_str(), marker];
+    let keys = [debt.remote.as_str(), marker];
     if !debt.limit.is_exact() {
         let [interval, burst] = script::cell_size(&debt.limit);
         let owed = debt.owed(shared.clock.monotonic());

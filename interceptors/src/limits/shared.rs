@@ -170,16 +170,17 @@ impl Shared {
         let outcome = self.by_share(&charges.map(share), now);
         if outcome.passed() {
             for charge in charges.iter() {
-                self.owe(&charge.limit, script::key(&self.server, charge), now);
+                let remote = || script::key(&self.server, charge);
+                self.owe(self.local.key(charge), &charge.limit, now, remote);
             }
         }
         outcome
     }
 
     /// Owes one call of a limit to the server.
-    fn owe(&self, limit: &Limit, key: String, now: Monotonic) {
+    fn owe(&self, key: u64, limit: &Limit, now: Monotonic, remote: impl FnOnce() -> String) {
         let interval = self.share(limit).rate().interval();
-        self.debts.add(limit, interval, key, now);
+        self.debts.add(key, limit, interval, now, remote);
     }
 
     /// Decides by this process's count. What passes is owed, unless the server may have counted it.
@@ -188,7 +189,7 @@ impl Shared {
         let outcome = self.by_share(&each.map(share), now);
         if outcome.passed() && missed == Missed::NotRun {
             for keyed in each.iter() {
-                self.owe(&keyed.limit, keyed.remote.clone(), now);
+                self.owe(keyed.local, &keyed.limit, now, || keyed.remote.clone());
             }
         }
         outcome
@@ -204,7 +205,7 @@ impl Shared {
         self.local
             .give_back(self.share(&keyed.limit), keyed.local, now);
         if missed == Missed::NotRun {
-            self.debts.give_back(&keyed.remote);
+            self.debts.give_back(keyed.local);
         }
     }
 

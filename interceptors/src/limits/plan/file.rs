@@ -113,6 +113,9 @@ pub enum OverrideError {
     /// It names no network.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// It names a part of what is counted as one, whose limit would be charged to the count of the rest.
+    #[error("{0}: all of an IPv6 /64 is counted as one, write the /64")]
+    Part(Network),
     /// An earlier override is for the same.
     #[error("override {0} is for the same limit of the same {1}")]
     Again(usize, Kind),
@@ -298,6 +301,9 @@ impl Whom {
             }
             Self::Key(id) if !apikey::is_id(id) => Err(OverrideError::Key(id.clone())),
             Self::Peer(path) => check_peer(path, limit, classes),
+            Self::Address(network) if network.is_part_of_a_bucket() => {
+                Err(OverrideError::Part(*network))
+            }
             Self::User(_) | Self::Key(_) | Self::Address(_) => Ok(()),
         }
     }

@@ -214,6 +214,14 @@ fn every_mistake_is_reported_and_nothing_is_changed() {
             "[[override]]\nlimit = \"user\"\ncalls = 1\nwindow_seconds = 1",
             "exactly one",
         ),
+        (
+            "[[override]]\naddress = \"2001:db8::/65\"\nlimit = \"auth\"\ncalls = 1\nwindow_seconds = 1",
+            "write the /64",
+        ),
+        (
+            "[[override]]\naddress = \"2001:db8::1\"\nlimit = \"auth\"\ncalls = 1\nwindow_seconds = 1",
+            "write the /64",
+        ),
     ] {
         let found = format!("{}", mistakes(text)[0]);
         assert!(found.contains(reason), "{text}: {found}");
@@ -320,7 +328,8 @@ fn nobody_has_a_limit_who_cannot_be() {
         row("peer = \"/ns/prod/sa/automl\"", "internal"),
         row("peer = \"/client/bot\"", "internal"),
         row("peer = \"/user/ada\"", "user"),
-        row("address = \"::1\"", "public"),
+        row("address = \"10.1.2.3\"", "public"),
+        row("address = \"2001:db8::/64\"", "public"),
     ] {
         assert_eq!(plan(&good).overrides(), 1, "{good}");
     }
