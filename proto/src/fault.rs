@@ -429,6 +429,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_unavailable_tells_why_and_when_to_come_back() {
+        let soon = Duration::from_secs(1);
+        for why in Unavailable::ALL {
+            let status = unavailable(*why, "no", soon);
+            assert_eq!(status.code(), Code::Unavailable);
+            assert_eq!(reason(&status).as_deref(), Some(why.reason()));
+            let retry = status.get_details_retry_info().unwrap();
+            assert_eq!(retry.retry_delay, Some(soon));
+        }
+    }
+
+    #[test]
     fn a_busy_status_asks_for_a_retry() {
         let soon = Duration::from_secs(1);
         for busy in [

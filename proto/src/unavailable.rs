@@ -5,8 +5,7 @@
 //! other one would answer the same. So each reason says here what it says of its server, and UNAVAILABLE is sent
 //! with these reasons alone.
 
-use crate::{fault, reason};
-use tonic::Status;
+use crate::reason;
 
 /// What an answer says of the server that gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,20 +86,18 @@ unavailable! {
     ConnectionClosing: CONNECTION_CLOSING, Nothing;
 }
 
-/// Returns what a status that is UNAVAILABLE says of the server. One that gives no reason, or a reason that this
-/// version does not know, says that it failed.
-pub fn says(status: &Status) -> Says {
-    let reason = fault::reason(status);
+/// Returns what a status that is UNAVAILABLE for this reason says of the server. One that gives no reason, or a reason
+/// that this version does not know, says that it failed.
+pub fn says(reason: Option<&str>) -> Says {
     let mut all = Unavailable::ALL.iter();
-    let known = all.find(|known| Some(known.reason()) == reason.as_deref());
+    let known = all.find(|known| Some(known.reason()) == reason);
     known.map_or(Says::Failed, |known| known.says())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{collections::BTreeSet, time::Duration};
-    use tonic::Code;
+    use std::collections::BTreeSet;
 
     /// Written by hand, as a second opinion.
     const FAILED: [&str; 5] = [
@@ -128,17 +125,15 @@ mod tests {
                 reason if BUSY.contains(&reason) => Says::Busy,
                 _ => Says::Nothing,
             };
-            let status = fault::unavailable(*why, "no", Duration::from_secs(1));
-            assert_eq!(status.code(), Code::Unavailable);
-            assert_eq!((says(&status), why.says()), (expected, expected), "{why:?}");
+            let told = says(Some(why.reason()));
+            assert_eq!((told, why.says()), (expected, expected), "{why:?}");
         }
     }
 
     #[test]
     fn what_gives_no_reason_that_is_known_says_that_the_server_failed() {
-        let unknown = fault::status(Code::Aborted, "NEW", "no");
-        for status in [Status::unavailable("no"), unknown] {
-            assert_eq!(says(&status), Says::Failed, "{status}");
+        for unknown in [None, Some("NEW"), Some("")] {
+            assert_eq!(says(unknown), Says::Failed, "{unknown:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use tars_proto::{
     binary,
-    fault::code_in,
+    fault::{self, code_in},
     unavailable::{Says, says},
 };
 use tonic::{Code, Status};
@@ -30,11 +30,13 @@ impl Ending {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         match code_in(headers) {
             Some(Code::Ok) => Self::Served,
-            Some(Code::Unavailable) => match unavailable(headers).map(|status| says(&status)) {
-                Some(Says::Busy) => Self::Busy,
-                Some(Says::Nothing) => Self::Other,
-                Some(Says::Failed) | None => Self::Failed,
-            },
+            Some(Code::Unavailable) => {
+                match unavailable(headers).map(|status| says(fault::reason(&status).as_deref())) {
+                    Some(Says::Busy) => Self::Busy,
+                    Some(Says::Nothing) => Self::Other,
+                    Some(Says::Failed) | None => Self::Failed,
+                }
+            }
             Some(Code::ResourceExhausted) => Self::Other,
             Some(_) => Self::Answered,
             None => Self::Failed,
