@@ -228,9 +228,12 @@ async fn a_study_is_cancelled_and_ask_tell_works_without_the_server() {
     let path = format!("/api/v1/studies/{}", long.as_str().unwrap());
     let space = json!([{ "name": "x", "float": { "low": -1.0, "high": 1.0 } }]);
     // More studies than have room for their watchers; the one that runs is not forgotten for them.
-    for _ in 0..130 {
-        let body = json!({ "search_space": space, "n_trials": 1 });
-        developer.post("/api/v1/studies", body).await.unwrap();
+    for name in ["first", "second", "third"] {
+        let other = mesh.user(name, "developer").await;
+        for _ in 0..45 {
+            let body = json!({ "search_space": space, "n_trials": 1 });
+            other.post("/api/v1/studies", body).await.unwrap();
+        }
     }
     let cancelled = developer
         .post(&format!("{path}/cancel"), json!({}))
