@@ -1,11 +1,10 @@
 //! `tars proposals promote`: a step of a version up the ladder, as a proposal.
 
-use super::{OTHER_CHANGE, promotion::STAGE, show, state};
+use super::{OTHER_CHANGE, promotion::STAGE, show};
 use crate::{
     commands::{
         CommandError,
         advice::{self, Advice},
-        listing::text,
     },
     rest::Rest,
 };
@@ -68,13 +67,7 @@ impl Promote {
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
         let answer = rest.post("/api/v1/sync/promotions", self.body()).await;
         let answer = answer.map_err(|e| advice::add(e, ADVICE, &self.agent_id))?;
-        let proposal = &answer["proposal"];
-        if self.json {
-            say!("{proposal:#}");
-            return Ok(ExitCode::SUCCESS);
-        }
-        say!("{}: {}", text(&proposal["update_id"]), state(proposal));
-        show::next_step(proposal);
+        show::proposed(&answer["proposal"], self.json);
         Ok(ExitCode::SUCCESS)
     }
 

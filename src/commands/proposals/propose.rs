@@ -1,11 +1,11 @@
 //! `tars proposals propose`: the best trial of a study, as a proposal.
 
-use super::{OTHER_CHANGE, SEEDS, show, state};
+use super::{OTHER_CHANGE, SEEDS, show};
 use crate::{
     commands::{
         CommandError,
         advice::{self, Advice},
-        listing::{id, text},
+        listing::id,
     },
     rest::Rest,
 };
@@ -64,13 +64,7 @@ impl Propose {
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
         let answer = rest.post("/api/v1/sync/propose", self.body()).await;
         let answer = answer.map_err(|e| advice::add(e, OF_STUDY, &self.study_id))?;
-        let proposal = &answer["proposal"];
-        if self.json {
-            say!("{proposal:#}");
-            return Ok(ExitCode::SUCCESS);
-        }
-        say!("{}: {}", text(&proposal["update_id"]), state(proposal));
-        show::next_step(proposal);
+        show::proposed(&answer["proposal"], self.json);
         Ok(ExitCode::SUCCESS)
     }
 

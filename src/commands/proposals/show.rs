@@ -220,6 +220,16 @@ fn look_or_propose_anew(proposal: &Value) -> String {
     }
 }
 
+/// Prints a proposal that was just made, and what comes next.
+pub(super) fn proposed(proposal: &Value, json: bool) {
+    if json {
+        say!("{proposal:#}");
+        return;
+    }
+    say!("{}: {}", text(&proposal["update_id"]), state(proposal));
+    next_step(proposal);
+}
+
 /// Tells the commands that a proposal waits for.
 pub(super) fn next_step(proposal: &Value) {
     if let Some(next) = next_of(proposal) {
